@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use skep_apiserver::Identity;
 use skep_gateway::ingress::Ports;
 use skep_gateway::{Bound, Gateway, Limits};
-use skep_network::{GatewaySubscriptions, Informers, NodeGateway};
+use skep_network::{GatewaySubscriptions, Informers, NodeGateway, publish_gateways};
 use skep_tests::api_server::{Authority, TestApiServer};
 use skep_tests::netns::NetNs;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +33,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) const NODE: &str = "gateway-node";
 pub(crate) const NODE_IP: &str = "10.251.0.1";
 const NAMESPACE: &str = "default";
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Runs a story on one thread in a namespace with addresses for the node and its endpoints.
 pub(crate) fn run<F: Future<Output = Result<()>>>(
@@ -98,8 +98,17 @@ impl World {
         let as_agent = server.client_of(Identity::new("skep:network-agent", &["skep:network-agents"]));
         tokio::spawn(of_node.run(as_node, as_agent.clone(), stop.clone()));
         tokio::spawn(informers.run(as_agent, stop.clone()));
+        let account = "system:serviceaccount:kube-system:gateway-controller";
+        let as_controller = server.client_of(Identity::of_user(account));
+        let publishing = publish_gateways(as_controller);
+        let until = stop.clone();
+        tokio::spawn(async move { until.run_until_cancelled(publishing).await });
         let (authority, endpoints) = (Authority::new()?, JoinSet::new());
         Ok(World { server, gateway, authority, endpoints, next_ip: 10, _stop: stop.drop_guard() })
+    }
+
+    pub(crate) fn client(&self) -> kube::Client {
+        self.server.client()
     }
 
     pub(crate) fn ingresses(&self) -> Api<Ingress> {

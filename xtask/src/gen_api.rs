@@ -4,6 +4,7 @@
 //! tags of Kubernetes' Go types, from a checkout that the caller names.
 //! Out: one line a type and one a field, without prose; `userspace/api/src/schema/facts.rs` documents the form.
 
+mod gateway;
 mod go_types;
 mod numbers;
 
@@ -25,11 +26,24 @@ const FACTS: &str = "userspace/api/schema/v1.36.facts";
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The folder `staging/src/k8s.io` of a checkout of Kubernetes v1.36
+    #[arg(long, value_name = "DIR", required_unless_present = "gateway_api")]
+    go_types: Option<PathBuf>,
+    /// A checkout of a release of Gateway API: its kinds are renewed
     #[arg(long, value_name = "DIR")]
-    go_types: PathBuf,
+    gateway_api: Option<PathBuf>,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(checkout) = &arguments.gateway_api {
+        gateway::run(checkout)?;
+    }
+    match arguments.go_types {
+        Some(go_types) => kubernetes(go_types),
+        None => Ok(()),
+    }
+}
+
+fn kubernetes(go_types: PathBuf) -> Result<()> {
     let folder = workspace().join("target/gen-api");
     std::fs::create_dir_all(&folder).context("create target/gen-api")?;
     python(&folder, &["-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", PACKAGE])?;
@@ -44,7 +58,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let types = definitions["$defs"].as_object().context("the definitions have no $defs")?;
     let target = workspace().join(FACTS);
     std::fs::create_dir_all(target.parent().context("a folder")?)?;
-    let go_types = GoTypes::new(arguments.go_types);
+    let go_types = GoTypes::new(go_types);
     std::fs::write(&target, facts(types, &numbers::read(&folder)?, &go_types)?)
         .with_context(|| format!("write {FACTS}"))?;
     println!("{FACTS}: {} types", types.len());

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use skep_api::{Kind, Reason, Status, meta};
 
 use crate::authorizers::{Chain, Progress};
-use crate::authz::{Attributes, Authorizer, Decision, GrantError, OwnAuthorizer, is_superuser, node_name};
+use crate::authz::{
+    Attributes, Authorizer, Decision, GATEWAYS, GrantError, OwnAuthorizer, is_superuser, node_name,
+};
 use crate::blocking::wait_for;
 use crate::identity::Identity;
 use crate::lock::RwLock;
@@ -36,6 +38,9 @@ pub(crate) fn matters(kind: &Kind) -> bool {
         RBAC => true,
         "" => kind.kind == "Pod",
         "networking.k8s.io" => kind.kind == "Ingress" || kind.kind == "IngressClass",
+        GATEWAYS => {
+            matches!(kind.kind.as_ref(), "GatewayClass" | "Gateway" | "ListenerSet" | "ReferenceGrant")
+        }
         _ => false,
     }
 }

@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ipnetwork::IpNetwork;
 
+use crate::clients::Clients;
 use crate::health::Health;
 
 /// Everything that `run` needs; there is no other source of settings (no environment, no files).
@@ -36,7 +38,12 @@ pub struct Config {
     pub parts: Parts,
     /// Where the parts report whether they work.
     pub health: Arc<Health>,
+    /// Parts of other crates that only the leader runs beside the controllers, by name.
+    pub others: Vec<(&'static str, OtherPart)>,
 }
+
+/// A part that runs until its future is dropped, and starts again when it ends.
+pub type OtherPart = Arc<dyn Fn(&Clients) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Parts that run in one process. Each selection works against any API server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +72,7 @@ impl Default for Config {
             terminated_pod_threshold: 12_500,
             parts: Parts::All,
             health: Arc::default(),
+            others: Vec::new(),
         }
     }
 }

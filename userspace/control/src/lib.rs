@@ -46,7 +46,9 @@ pub use health::Health;
 
 pub use leader::release;
 
-pub use config::{Config, LeaderElection, NODE_ADDRESSES, NodeNames, Parts, SignError, SignRequest, Signer};
+pub use config::{
+    Config, LeaderElection, NODE_ADDRESSES, NodeNames, OtherPart, Parts, SignError, SignRequest, Signer,
+};
 
 /// Why the parts cannot run. A lost leadership is not among the reasons: it restarts them.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +94,10 @@ async fn lead(clients: &Clients, config: &Config) {
     let hub = Hub::new(if controllers { Kind::ALL } else { scheduler::KINDS }, config.health.clone());
     if controllers {
         control(clients, config, &hub, &mut parts);
+        for (name, part) in &config.others {
+            let (part, clients) = (part.clone(), clients.clone());
+            parts.run(name, move || part(&clients));
+        }
     }
     if scheduler {
         let (client, hub, health) = (clients.scheduler(), hub.clone(), config.health.clone());

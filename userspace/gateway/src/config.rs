@@ -34,6 +34,10 @@ pub struct Listener {
     pub hosts: Arc<HostTable<Arc<Routes>>>,
     /// `Some`: the port speaks TLS. A name without a server gets no handshake.
     pub tls: Option<Arc<HostTable<Arc<TlsServer>>>>,
+    /// Whether some of the servers pass bytes on, so that the name is read before the handshake.
+    pub passes: bool,
+    /// `Some`: connections without TLS are passed on as they are.
+    pub stream: Option<Arc<StreamRoute>>,
 }
 
 /// The routes of a host.
@@ -44,6 +48,32 @@ pub type Routes = RouteTable<Arc<Route>>;
 pub struct TlsServer {
     /// The first one that the client can check is presented.
     pub certificates: Vec<Arc<Certificate>>,
+    pub action: TlsAction,
+}
+
+/// What becomes of a connection of TLS.
+#[derive(Clone, Debug, Default)]
+pub enum TlsAction {
+    #[default]
+    Http,
+    /// What the client says inside goes to endpoints.
+    Terminate(Arc<StreamRoute>),
+    /// Endpoints answer the handshake.
+    Passthrough(Arc<StreamRoute>),
+}
+
+/// Where connections go whose bytes are not looked at.
+#[derive(Clone, Debug, Default)]
+pub struct StreamRoute {
+    pub counters: Arc<RouteCounters>,
+    pub parts: Vec<Part>,
+}
+
+/// A part of a route's connections. `None`: they are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub backend: Option<usize>,
+    pub weight: u32,
 }
 
 /// Where requests of a rule go.

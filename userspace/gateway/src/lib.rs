@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod config;
 pub mod counters;
 pub mod filters;
+pub mod gateway_api;
 mod headers;
 mod health;
 pub mod ingress;
@@ -15,6 +16,9 @@ mod limits;
 pub mod policy;
 mod proxy;
 pub mod routing;
+
+/// The condition of a Node whose gateway listens. A node that has it, in any state, has a gateway.
+pub const NODE_CONDITION: &str = "GatewayReady";
 
 pub use limits::Limits;
 pub use proxy::{AccessLog, Bound, Gateway, ListenError};

@@ -22,6 +22,10 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde::de::DeserializeOwned;
 use skep_api::decode::{Decoded, Unreadable};
 use skep_api::watch::WatchEvent;
+use skep_gateway::gateway_api::kinds::{
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, LoadBalancerPool,
+    ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +61,69 @@ pub struct Informers {
     pub config_maps: Informer<ConfigMap>,
     pub ingresses: Informer<Ingress>,
     pub ingress_classes: Informer<IngressClass>,
+    pub gateway_api: GatewayApiInformers,
+}
+
+/// Kinds that an API server may not have: then they count as listed, and empty.
+pub struct GatewayApiInformers {
+    pub classes: Informer<GatewayClass>,
+    pub gateways: Informer<Gateway>,
+    pub listener_sets: Informer<ListenerSet>,
+    pub http_routes: Informer<HttpRoute>,
+    pub grpc_routes: Informer<GrpcRoute>,
+    pub tls_routes: Informer<TlsRoute>,
+    pub tcp_routes: Informer<TcpRoute>,
+    pub udp_routes: Informer<UdpRoute>,
+    pub grants: Informer<ReferenceGrant>,
+    pub policies: Informer<BackendTlsPolicy>,
+    pub pools: Informer<LoadBalancerPool>,
+}
+
+impl Default for GatewayApiInformers {
+    fn default() -> Self {
+        GatewayApiInformers {
+            classes: Informer::optional(),
+            gateways: Informer::optional(),
+            listener_sets: Informer::optional(),
+            http_routes: Informer::optional(),
+            grpc_routes: Informer::optional(),
+            tls_routes: Informer::optional(),
+            tcp_routes: Informer::optional(),
+            udp_routes: Informer::optional(),
+            grants: Informer::optional(),
+            policies: Informer::optional(),
+            pools: Informer::optional(),
+        }
+    }
+}
+
+impl GatewayApiInformers {
+    fn spawn(self, client: &kube::Client, watches: &mut JoinSet<()>) {
+        let GatewayApiInformers {
+            classes,
+            gateways,
+            listener_sets,
+            http_routes,
+            grpc_routes,
+            tls_routes,
+            tcp_routes,
+            udp_routes,
+            grants,
+            policies,
+            pools,
+        } = self;
+        watches.spawn(classes.run(client.clone()));
+        watches.spawn(gateways.run(client.clone()));
+        watches.spawn(listener_sets.run(client.clone()));
+        watches.spawn(http_routes.run(client.clone()));
+        watches.spawn(grpc_routes.run(client.clone()));
+        watches.spawn(tls_routes.run(client.clone()));
+        watches.spawn(tcp_routes.run(client.clone()));
+        watches.spawn(udp_routes.run(client.clone()));
+        watches.spawn(grants.run(client.clone()));
+        watches.spawn(policies.run(client.clone()));
+        watches.spawn(pools.run(client.clone()));
+    }
 }
 
 impl Informers {
@@ -72,6 +139,7 @@ impl Informers {
             config_maps,
             ingresses,
             ingress_classes,
+            gateway_api,
         } = self;
         let mut watches = JoinSet::new();
         watches.spawn(services.run(client.clone()));
@@ -82,6 +150,7 @@ impl Informers {
         watches.spawn(network_policies.run(client.clone()));
         watches.spawn(config_maps.run(client.clone()));
         watches.spawn(ingresses.run(client.clone()));
+        gateway_api.spawn(&client, &mut watches);
         watches.spawn(ingress_classes.run(client));
         let all_ended = async { while watches.join_next().await.is_some() {} };
         if stop.run_until_cancelled(all_ended).await.is_none() {
@@ -94,6 +163,8 @@ impl Informers {
 pub struct Informer<K> {
     field_selector: Option<String>,
     subscribers: Vec<Subscriber<K>>,
+    /// An API server without the kind has no objects of it.
+    is_optional: bool,
 }
 
 struct Subscriber<K> {
@@ -103,7 +174,13 @@ struct Subscriber<K> {
 
 impl<K> Default for Informer<K> {
     fn default() -> Self {
-        Informer { field_selector: None, subscribers: Vec::new() }
+        Informer { field_selector: None, subscribers: Vec::new(), is_optional: false }
+    }
+}
+
+impl<K> Informer<K> {
+    fn optional() -> Self {
+        Informer { is_optional: true, ..Informer::default() }
     }
 }
 
@@ -138,11 +215,19 @@ impl<K: Watched> Informer<K> {
 
     async fn publish_all(mut self, events: impl Stream<Item = watcher::Result<Event<Lenient<K>>>>) {
         let kind = K::kind(&()).into_owned();
-        let mut failing = false;
+        let (mut failing, mut missed) = (false, false);
         pin_mut!(events);
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
+                Err(error) if self.is_optional && is_unknown_kind(&error) => {
+                    if !std::mem::replace(&mut missed, true) {
+                        tracing::info!(kind, "the API server does not have the kind");
+                        self.publish(WatchEvent::Init).await;
+                        self.publish(WatchEvent::InitDone).await;
+                    }
+                    continue;
+                }
                 Err(error) => {
                     // Logged once an outage: the back-off repeats the error for as long as the outage lasts.
                     if !failing {
@@ -187,6 +272,12 @@ impl<K: Watched> Informer<K> {
         }
         self.subscribers = open;
     }
+}
+
+/// The API server does not have the kind, or its administrator gave no right to it.
+fn is_unknown_kind(error: &watcher::Error) -> bool {
+    let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error else { return false };
+    matches!(status.code, 403 | 404)
 }
 
 /// The event for subscribers.

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod default_roles;
+mod gateway;
 mod ingress;
 mod node;
 mod rbac;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 pub(crate) use attributes::{Attributes, Decision};
 pub(crate) use default_roles::{default_objects, reconciled};
+pub(crate) use gateway::GROUP as GATEWAYS;
 pub(crate) use node::{GROUP as NODES, node_name};
 pub(crate) use rbac::{PolicyRule, RbacRules};
 
@@ -38,6 +40,11 @@ pub(crate) fn is_superuser(groups: &[String]) -> bool {
     groups.iter().any(|group| group == SUPERUSERS)
 }
 
+fn is_of_gateways(object: &Value) -> bool {
+    let version = object["apiVersion"].as_str().unwrap_or_default();
+    version.split_once('/').is_some_and(|(group, _)| group == GATEWAYS)
+}
+
 /// The authorizers that need no other server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnAuthorizer {
@@ -53,12 +60,14 @@ pub(crate) struct Authorizer {
 }
 
 impl Authorizer {
-    /// Adds or replaces a Role, ClusterRole, RoleBinding, ClusterRoleBinding, Pod, Ingress or IngressClass; ignores other kinds.
+    /// Adds or replaces a Role, ClusterRole, RoleBinding, ClusterRoleBinding, Pod, Ingress, IngressClass, or a kind of Gateway API;
+    /// ignores other kinds.
     pub(crate) fn apply(&mut self, object: &Value) {
         match object.get("kind").and_then(Value::as_str) {
             Some("Pod") => self.nodes.apply_pod(object),
             Some("Ingress") => self.nodes.ingresses.apply_ingress(object),
             Some("IngressClass") => self.nodes.ingresses.apply_class(object),
+            Some(kind) if is_of_gateways(object) => self.nodes.gateways.apply(kind, object),
             _ => self.rules.apply(object),
         }
     }
@@ -69,6 +78,9 @@ impl Authorizer {
             "Pod" => self.nodes.delete_pod(namespace, name),
             "Ingress" => self.nodes.ingresses.delete_ingress(namespace, name),
             "IngressClass" => self.nodes.ingresses.delete_class(name),
+            "GatewayClass" | "Gateway" | "ListenerSet" | "ReferenceGrant" => {
+                self.nodes.gateways.delete(kind, namespace, name);
+            }
             _ => self.rules.delete(kind, namespace, name),
         }
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use skep_api::local_path::NODE_LABEL;
 
 use super::attributes::{Attributes, Decision};
+use super::gateway::GatewayGraph;
 use super::ingress::IngressGraph;
 use super::rbac::RbacRules;
 
@@ -31,7 +32,7 @@ enum ReferenceKind {
 /// ReferenceKind, namespace and name.
 type Reference = (ReferenceKind, String, String);
 
-/// The objects that the pods of each node refer to, and those that Ingresses do.
+/// The objects that the pods of each node refer to, and those that Ingresses and Gateways do.
 #[derive(Debug, Default)]
 pub(super) struct NodeGraph {
     /// By namespace and name: the node and the references of a pod.
@@ -39,6 +40,7 @@ pub(super) struct NodeGraph {
     /// By node: the number of pods that refer to each object.
     nodes: HashMap<String, HashMap<Reference, usize>>,
     pub(super) ingresses: IngressGraph,
+    pub(super) gateways: GatewayGraph,
 }
 
 impl NodeGraph {
@@ -155,7 +157,9 @@ impl NodeGraph {
         if self.nodes.get(node).is_some_and(|counts| counts.contains_key(&reference)) {
             return Decision::Allow(String::new());
         }
-        if kind == ReferenceKind::Secret && self.ingresses.names(request.namespace, request.name) {
+        let (namespace, name) = (request.namespace, request.name);
+        let is_named = || self.ingresses.names(namespace, name) || self.gateways.names(namespace, name);
+        if kind == ReferenceKind::Secret && is_named() {
             return Decision::Allow(String::new());
         }
         Decision::NoOpinion(unrelated(node))

@@ -9,7 +9,7 @@ use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
 use super::policies::CanaryRule;
 use super::problem::Problem;
 use super::{Index, Ports, SecretState};
-use crate::config::{Backend, Listener, Protocol, Route, TlsServer};
+use crate::config::{Backend, Listener, Protocol, Route, TlsAction, TlsServer};
 use crate::counters::RouteCounters;
 use crate::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 
@@ -95,10 +95,16 @@ impl Routing {
         let Ports { http, https } = index.ports;
         let mut listeners = BTreeMap::new();
         if let Some(port) = http.filter(|_| !claimed.is_empty()) {
-            listeners.insert(port, Listener { public_port: port, hosts: hosts.clone(), tls: None });
+            listeners.insert(
+                port,
+                Listener { public_port: port, hosts: hosts.clone(), tls: None, passes: false, stream: None },
+            );
         }
         if let Some(port) = https.filter(|_| has_tls) {
-            listeners.insert(port, Listener { public_port: port, hosts, tls: Some(tls) });
+            listeners.insert(
+                port,
+                Listener { public_port: port, hosts, tls: Some(tls), passes: false, stream: None },
+            );
         }
         let Builder { problems, backends, next_expiry, .. } = builder;
         Routing { listeners, counters, problems, next_expiry, backends }
@@ -216,7 +222,8 @@ impl Builder<'_> {
                 at if at <= self.now => self.problems.push(Problem::expired(key, secret, at)),
                 at => self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at))),
             }
-            let new = || Arc::new(TlsServer { certificates: vec![certificate.clone()] });
+            let new =
+                || Arc::new(TlsServer { certificates: vec![certificate.clone()], action: TlsAction::Http });
             let server = self.servers.entry(secret.clone()).or_insert_with(new);
             for alias in &facts.settings.aliases {
                 self.tls.entry(HostPattern::of_ingress(alias), || server.clone());

@@ -13,25 +13,29 @@ use crate::config::Protocol;
 /// The names of HTTP/2 without TLS and of gRPC in a port's `appProtocol` (KEP-3726).
 const H2C: [&str; 3] = ["kubernetes.io/h2c", "grpc", "kubernetes.io/grpc"];
 
-pub(super) struct ServiceFacts {
-    pub(super) is_external_name: bool,
+#[derive(PartialEq, Eq)]
+pub(crate) struct ServiceFacts {
+    pub(crate) is_external_name: bool,
     is_ipv6: bool,
     ports: Vec<PortFacts>,
     /// The Service's own address.
     ip: Option<IpAddr>,
 }
 
-pub(super) struct PortFacts {
+#[derive(PartialEq, Eq)]
+pub(crate) struct PortFacts {
     number: i32,
+    is_udp: bool,
     /// Empty for the only port of a Service.
     pub(super) name: Box<str>,
-    pub(super) protocol: Protocol,
+    pub(crate) protocol: Protocol,
 }
 
 /// The endpoints of one slice.
-pub(super) struct SliceFacts {
+pub(crate) struct SliceFacts {
     is_ipv6: bool,
-    ports: Vec<(Box<str>, u16)>,
+    /// Name, number, and whether it is of UDP.
+    ports: Vec<(Box<str>, u16, bool)>,
     ready: Vec<IpAddr>,
     /// They end, and still serve.
     ending: Vec<IpAddr>,
@@ -42,10 +46,11 @@ impl ServiceFacts {
         let Some(spec) = &service.spec else {
             return ServiceFacts { is_external_name: false, is_ipv6: false, ports: Vec::new(), ip: None };
         };
-        let is_tcp = |protocol: Option<&str>| matches!(protocol, None | Some("" | "TCP"));
-        let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+        let is_served = |protocol: Option<&str>| matches!(protocol, None | Some("" | "TCP" | "UDP"));
+        let ports = spec.ports.iter().flatten().filter(|port| is_served(port.protocol.as_deref()));
         let ports = ports.map(|port| PortFacts {
             number: port.port,
+            is_udp: port.protocol.as_deref() == Some("UDP"),
             name: port.name.as_deref().unwrap_or_default().into(),
             protocol: match port.app_protocol.as_deref() {
                 Some(name) if H2C.contains(&name) => Protocol::H2c,
@@ -70,17 +75,29 @@ impl ServiceFacts {
         self.ip.zip(number).map(|(ip, port)| SocketAddr::new(ip, port)).into_iter().collect()
     }
 
+    /// A port of TCP.
     pub(super) fn port(&self, wanted: &PortName) -> Option<&PortFacts> {
-        self.ports.iter().find(|port| match wanted {
+        self.port_of(wanted, "TCP")
+    }
+
+    /// A port of a protocol; empty: of TCP, or else of UDP.
+    pub(crate) fn port_of(&self, wanted: &PortName, protocol: &str) -> Option<&PortFacts> {
+        let is_wanted = |port: &&PortFacts| match wanted {
             PortName::Number(number) => port.number == *number,
             PortName::Name(name) => port.name == *name,
             PortName::First => true,
-        })
+        };
+        let mut found = self.ports.iter().filter(is_wanted).collect::<Vec<_>>();
+        found.sort_by_key(|port| port.is_udp);
+        match protocol {
+            "" => found.first().copied(),
+            _ => found.into_iter().find(|port| port.is_udp == (protocol == "UDP")),
+        }
     }
 
     /// The endpoints that get requests: those that are ready; if there are none, those that end and still serve (KEP-1669). A Service
     /// of both families is reached by its first one.
-    pub(super) fn endpoints(
+    pub(crate) fn endpoints(
         &self,
         port: &PortFacts,
         slices: Option<&BTreeMap<Arc<str>, SliceFacts>>,
@@ -90,7 +107,9 @@ impl ServiceFacts {
         let of = |addresses: fn(&SliceFacts) -> &[IpAddr]| {
             let mut found = BTreeSet::new();
             for slice in slices() {
-                for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
+                let of_port =
+                    |(name, _, is_udp): &&(Box<str>, u16, bool)| *name == port.name && *is_udp == port.is_udp;
+                for (_, number, _) in slice.ports.iter().filter(of_port) {
                     found.extend(addresses(slice).iter().map(|ip| SocketAddr::new(*ip, *number)));
                 }
             }
@@ -114,10 +133,11 @@ impl SliceFacts {
             .ports
             .iter()
             .flatten()
-            .filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")));
+            .filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP" | "UDP")));
         let ports = ports.filter_map(|port| {
             let number = u16::try_from(port.port?).ok()?;
-            Some((port.name.as_deref().unwrap_or_default().into(), number))
+            let is_udp = port.protocol.as_deref() == Some("UDP");
+            Some((port.name.as_deref().unwrap_or_default().into(), number, is_udp))
         });
         let (mut ready, mut ending) = (Vec::new(), Vec::new());
         for endpoint in slice.endpoints.iter().flatten() {

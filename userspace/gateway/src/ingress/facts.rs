@@ -53,7 +53,7 @@ pub(super) enum BackendFacts {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) enum PortName {
+pub(crate) enum PortName {
     Number(i32),
     Name(Box<str>),
     /// The first one, whatever its name.

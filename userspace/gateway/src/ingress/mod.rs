@@ -27,10 +27,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use problem::Problem;
 
 use crate::certificate::{Certificate, CertificateError};
-use crate::config::Config;
+use crate::config::{Backend, Config, Protocol};
+use crate::gateway_api::{self, Publication, StatusUpdate};
 use compile::Routing;
-use endpoints::{ServiceFacts, SliceFacts};
+pub(crate) use endpoints::ServiceFacts;
+use endpoints::SliceFacts;
 use facts::IngressFacts;
+pub(crate) use facts::PortName;
 use users::Users;
 
 /// The `spec.controller` of the classes that the gateway serves.
@@ -50,21 +53,27 @@ pub struct Index {
     ingresses: BTreeMap<Arc<str>, IngressFacts>,
     /// Classes whose controller this is.
     classes: BTreeSet<Arc<str>>,
-    services: HashMap<Arc<str>, ServiceFacts>,
+    services: ServiceStates,
     /// By service, then by slice.
     slices: HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
     service_of_slice: HashMap<Arc<str>, Arc<str>>,
-    secrets: HashMap<Arc<str>, SecretState>,
+    secrets: SecretStates,
     /// Secrets of users.
     users: HashMap<Arc<str>, Users>,
     /// Compiled rules, until an object that they depend on changes.
     routing: Option<Routing>,
     /// When the next certificate in force expires, in seconds since 1970: it is said then.
     next_expiry: Option<i64>,
+    gateway_api: gateway_api::Objects,
+    /// With the revision of the objects and the first index of a backend that it was made from.
+    gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
 }
 
+pub(crate) type SecretStates = HashMap<Arc<str>, SecretState>;
+pub(crate) type ServiceStates = HashMap<Arc<str>, ServiceFacts>;
+
 /// A Secret that was looked for.
-enum SecretState {
+pub(crate) enum SecretState {
     Missing,
     Good(Arc<Certificate>),
     /// The last certificate that was valid stays in force.
@@ -93,7 +102,14 @@ impl Index {
             users: HashMap::new(),
             routing: None,
             next_expiry: None,
+            gateway_api: gateway_api::Objects::default(),
+            gateway_routing: None,
         }
+    }
+
+    /// The objects of Gateway API.
+    pub fn gateway_api(&mut self) -> &mut gateway_api::Objects {
+        &mut self.gateway_api
     }
 
     pub fn apply_ingress(&mut self, ingress: &Ingress) {
@@ -139,15 +155,24 @@ impl Index {
     }
 
     pub fn apply_service(&mut self, service: &Service) {
-        self.services.insert(key_of(&service.metadata), ServiceFacts::parse(service));
+        let (key, facts) = (key_of(&service.metadata), ServiceFacts::parse(service));
+        if self.services.get(&key) != Some(&facts) {
+            self.gateway_api.touch();
+        }
+        self.services.insert(key, facts);
+        self.gateway_api.apply_service(service);
     }
 
     pub fn delete_service(&mut self, key: &str) {
-        self.services.remove(key);
+        if self.services.remove(key).is_some() {
+            self.gateway_api.touch();
+        }
+        self.gateway_api.delete_service(key);
     }
 
     pub fn keep_services(&mut self, listed: &HashSet<Arc<str>>) {
-        self.services.retain(|key, _| listed.contains(key));
+        let gone: Vec<_> = self.services.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete_service(key));
     }
 
     pub fn apply_slice(&mut self, slice: &EndpointSlice) {
@@ -208,15 +233,16 @@ impl Index {
         }
         self.secrets.insert(key.clone(), state);
         self.routing = None;
+        self.gateway_api.touch();
     }
 
-    /// The Secrets that the gateway's Ingresses name. Others are forgotten.
+    /// The Secrets that the gateway's Ingresses and Gateways name. Others are forgotten.
     pub fn secrets(&mut self) -> BTreeSet<Arc<str>> {
         let named = self.claimed().flat_map(|(key, facts)| {
             let users = facts.settings.users_of(key);
             facts.tls.iter().filter_map(|tls| tls.secret.clone()).chain(users.ok().flatten())
         });
-        let named: BTreeSet<_> = named.collect();
+        let named: BTreeSet<_> = named.chain(self.gateway_api.secrets()).collect();
         self.secrets.retain(|key, _| named.contains(key));
         self.users.retain(|key, _| named.contains(key));
         named
@@ -239,10 +265,68 @@ impl Index {
         problems.extend(routing.problems.iter().cloned());
         problems.sort();
         problems.dedup();
-        let config =
+        let mut config =
             Config { listeners: routing.listeners.clone(), backends, counters: routing.counters.clone() };
         self.routing = Some(routing);
+        self.add_gateways(&mut config);
         Compiled { config, problems, next_expiry: self.next_expiry }
+    }
+
+    fn add_gateways(&mut self, config: &mut Config) {
+        let made_from = (self.gateway_api.revision(), config.backends.len());
+        if self.gateway_routing.as_ref().is_none_or(|(known, _)| *known != made_from) {
+            let first = config.backends.len();
+            let routing =
+                gateway_api::Routing::compile(&mut self.gateway_api, &self.services, &self.secrets, first);
+            self.gateway_routing = Some((made_from, routing));
+        }
+        let Some((_, routing)) = &self.gateway_routing else { return };
+        let backends =
+            routing.backends.all.iter().map(|(service, port)| self.gateway_backend(service, *port));
+        config.backends.extend(backends);
+        config.counters.extend(routing.counters.iter().cloned());
+        for ((gateway, port), listener) in &routing.ports {
+            for node_port in self.gateway_api.node_ports(gateway, *port) {
+                // Of two that want the same port the first one has it, and Ingresses come before Gateways.
+                config.listeners.entry(node_port).or_insert_with(|| listener.clone());
+            }
+        }
+    }
+
+    fn gateway_backend(&self, service: &Arc<str>, number: u16) -> Arc<Backend> {
+        let (mut protocol, mut endpoints) = (Protocol::Http1, Vec::new());
+        if let Some(facts) = self.services.get(service)
+            && let Some(port) = facts.port_of(&PortName::Number(number.into()), "")
+        {
+            protocol = port.protocol;
+            endpoints = facts.endpoints(port, self.slices.get(service));
+        }
+        Arc::new(Backend { name: format!("{service}:{number}").into(), protocol, endpoints })
+    }
+
+    /// Statuses of Gateway API that differ from those that are stored. `now` in RFC 3339.
+    pub fn status_updates(&self, now: &str) -> Vec<StatusUpdate> {
+        let routing = self.gateway_routing.as_ref();
+        routing.map(|(_, routing)| self.gateway_api.status_updates(routing, now)).unwrap_or_default()
+    }
+
+    /// The Services that lead to Gateways, with their slices; then Services and slices that lead to none any more.
+    pub fn publications(&self) -> (Vec<Publication>, Vec<Arc<str>>, Vec<Arc<str>>) {
+        let Some((_, routing)) = &self.gateway_routing else { return Default::default() };
+        let endpoints = |at: usize| {
+            let backend = at.checked_sub(routing.backends.first).and_then(|at| routing.backends.all.get(at));
+            backend
+                .map(|(service, port)| self.gateway_backend(service, *port).endpoints.clone())
+                .unwrap_or_default()
+        };
+        let wanted = self.gateway_api.publications(routing, &endpoints);
+        let slices_of = |publication: &Publication| {
+            let (key, names) = (publication.key(), publication.slice_keys());
+            let known = self.slices.get(&key).into_iter().flat_map(BTreeMap::keys);
+            known.filter(|slice| !names.contains(*slice)).cloned().collect::<Vec<_>>()
+        };
+        let slices = wanted.iter().flat_map(slices_of).collect();
+        (wanted, self.gateway_api.leftover_services(routing), slices)
     }
 
     fn claimed(&self) -> impl Iterator<Item = (&Arc<str>, &IngressFacts)> {
@@ -253,7 +337,7 @@ impl Index {
 }
 
 /// NAMESPACE/NAME, or the name of an object without a namespace.
-fn key_of(meta: &ObjectMeta) -> Arc<str> {
+pub(crate) fn key_of(meta: &ObjectMeta) -> Arc<str> {
     let name = meta.name.as_deref().unwrap_or_default();
     match meta.namespace.as_deref() {
         Some(namespace) => format!("{namespace}/{name}").into(),

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, End};
 use super::head_scan::HeadScan;
 use super::seats::Seat;
-use super::{Gateway, Shared, forward};
+use super::{Gateway, Shared, forward, streams};
+use crate::config::{StreamRoute, TlsAction};
 use crate::counters::add;
 use crate::headers;
 use crate::limits::Limits;
@@ -58,23 +59,66 @@ pub(super) struct Accepted {
     pub(super) peer: SocketAddr,
     pub(super) port: u16,
     pub(super) seat: Seat,
-    /// `Some`: the port speaks TLS.
-    pub(super) acceptor: Option<TlsAcceptor>,
+    pub(super) entry: Entry,
+}
+
+/// What the port speaks.
+pub(super) enum Entry {
+    Http,
+    Stream(Arc<StreamRoute>),
+    Tls {
+        http: TlsAcceptor,
+        /// For what is not HTTP.
+        stream: TlsAcceptor,
+        /// The name decides what becomes of a connection, before the handshake.
+        passes: bool,
+    },
 }
 
 /// Serves a connection until its end; after `stop` until its requests are answered.
 pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: CancellationToken) {
-    let Accepted { stream, peer, port, seat, acceptor } = accepted;
+    let Accepted { stream, peer, port, seat, entry } = accepted;
     let _seat = seat;
     let _count = Counted::new(&gateway.0);
     // Without these the connection works too.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
+    let is_tls = matches!(entry, Entry::Tls { .. });
     let address = headers::address_of(peer.ip());
-    let mut client = Client { peer, address, port, is_tls: acceptor.is_some(), server_name: None };
-    let Some(acceptor) = acceptor else {
-        return requests(gateway, stream, client, false, stop).await;
-    };
+    let client = Client { peer, address, port, is_tls, server_name: None };
+    match entry {
+        Entry::Http => requests(gateway, stream, client, false, stop).await,
+        Entry::Stream(route) => streams::pass(&gateway.0, stream, &route, stop).await,
+        Entry::Tls { http, passes: false, .. } => serve_https(gateway, stream, client, http, stop).await,
+        Entry::Tls { http, stream: of_streams, passes: true } => {
+            let limit = gateway.0.limits.handshake_timeout;
+            let name = timeout(limit, streams::server_name(&stream)).await.ok().flatten();
+            match name.and_then(|name| action(&gateway.0, port, &name)) {
+                Some(TlsAction::Http) => serve_https(gateway, stream, client, http, stop).await,
+                Some(TlsAction::Passthrough(route)) => streams::pass(&gateway.0, stream, &route, stop).await,
+                Some(TlsAction::Terminate(route)) => match timeout(limit, of_streams.accept(stream)).await {
+                    Ok(Ok(stream)) => streams::pass(&gateway.0, stream, &route, stop).await,
+                    Ok(Err(_)) | Err(_) => add(&gateway.0.counters.failed_handshakes),
+                },
+                None => add(&gateway.0.counters.failed_handshakes),
+            }
+        }
+    }
+}
+
+fn action(shared: &Shared, port: u16, name: &str) -> Option<TlsAction> {
+    let snapshot = shared.snapshot.load();
+    let servers = snapshot.listeners.get(&port)?.tls.as_ref()?;
+    Some(servers.find(name).next()?.action.clone())
+}
+
+async fn serve_https(
+    gateway: Gateway,
+    stream: TcpStream,
+    mut client: Client,
+    acceptor: TlsAcceptor,
+    stop: CancellationToken,
+) {
     match timeout(gateway.0.limits.handshake_timeout, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let (_, session) = stream.get_ref();

@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Accepted};
+use super::connection::{self, Accepted, Entry};
 use super::{Gateway, tls};
 use crate::counters::add;
 
@@ -95,8 +95,12 @@ impl Gateway {
         connections: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<(), ListenError> {
-        let config = tls::server_config(&self.0, port).map_err(|error| ListenError::Tls(port, error))?;
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = |alpn: &[&[u8]]| {
+            let config = tls::server_config(&self.0, port, alpn);
+            let config = config.map_err(|error| ListenError::Tls(port, error))?;
+            Ok(TlsAcceptor::from(Arc::new(config)))
+        };
+        let (http, stream_acceptor) = (acceptor(&[b"h2", b"http/1.1"])?, acceptor(&[])?);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -116,8 +120,16 @@ impl Gateway {
                 add(&self.0.counters.refused_connections);
                 continue;
             };
-            let acceptor = listener.tls.as_ref().map(|_| acceptor.clone());
-            let accepted = Accepted { stream, peer, port, seat, acceptor };
+            let entry = match (&listener.tls, &listener.stream) {
+                (Some(_), _) => Entry::Tls {
+                    http: http.clone(),
+                    stream: stream_acceptor.clone(),
+                    passes: listener.passes,
+                },
+                (None, Some(route)) => Entry::Stream(route.clone()),
+                (None, None) => Entry::Http,
+            };
+            let accepted = Accepted { stream, peer, port, seat, entry };
             connections.spawn(connection::serve(self.clone(), accepted, stop.clone()));
         }
     }

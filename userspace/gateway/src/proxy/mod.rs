@@ -14,6 +14,7 @@ mod mirror;
 mod policy;
 mod seats;
 mod snapshot;
+mod streams;
 mod switched;
 mod tls;
 mod upstream;

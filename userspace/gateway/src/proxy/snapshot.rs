@@ -64,26 +64,29 @@ impl Snapshot {
 
     /// The backend for a request of a route, by weight. `None`: the route has none.
     pub(super) fn draw(route: &Route) -> Option<&RouteBackend> {
-        match route.backends.as_slice() {
-            [] => None,
-            [only] => Some(only).filter(|only| only.weight > 0),
-            many => {
-                let total: u64 = many.iter().map(|backend| u64::from(backend.weight)).sum();
-                let mut drawn = if total == 0 { return None } else { rand::random_range(0..total) };
-                many.iter().find(|backend| match drawn.checked_sub(u64::from(backend.weight)) {
-                    Some(left) => {
-                        drawn = left;
-                        false
-                    }
-                    None => true,
-                })
-            }
-        }
+        drawn(&route.backends, |backend| backend.weight)
     }
 
     pub(super) fn cluster(&self, backend: usize) -> Option<Arc<Cluster>> {
         self.clusters.get(backend).cloned()
     }
+}
+
+/// One of several, by weight.
+pub(super) fn drawn<T>(all: &[T], weight: impl Fn(&T) -> u32) -> Option<&T> {
+    let total: u64 = all.iter().map(|one| u64::from(weight(one))).sum();
+    let mut drawn = match all {
+        [_] if total > 0 => 0,
+        _ if total > 0 => rand::random_range(0..total),
+        _ => return None,
+    };
+    all.iter().find(|one| match drawn.checked_sub(u64::from(weight(one))) {
+        Some(left) => {
+            drawn = left;
+            false
+        }
+        None => true,
+    })
 }
 
 impl Cluster {
@@ -128,7 +131,7 @@ impl Cluster {
 
     /// An endpoint for a request, in turn; of two that are available the one with less to do. `tried` ones come last, before them those
     /// that are ejected.
-    fn choose(&self, tried: &[SocketAddr], now_ms: u64) -> Option<Arc<Upstream>> {
+    pub(super) fn choose(&self, tried: &[SocketAddr], now_ms: u64) -> Option<Arc<Upstream>> {
         let count = self.upstreams.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..count).map(|step| &self.upstreams[turn.wrapping_add(step) % count]);

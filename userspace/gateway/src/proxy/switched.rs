@@ -15,8 +15,18 @@ const BUFFER_BYTES: usize = 8 << 10;
 /// Copies until both ends have said everything, or neither says anything for `idle`.
 pub(super) async fn pipe(client: OnUpgrade, endpoint: OnUpgrade, lease: Lease, idle: Duration) {
     let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) else { return };
-    let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
-    let (from_endpoint, to_endpoint) = tokio::io::split(TokioIo::new(endpoint));
+    join(TokioIo::new(client), TokioIo::new(endpoint), idle).await;
+    drop(lease);
+}
+
+/// Copies until both ends have said everything, or neither says anything for `idle`.
+pub(super) async fn join<A, B>(client: A, endpoint: B, idle: Duration)
+where
+    A: AsyncRead + AsyncWrite,
+    B: AsyncRead + AsyncWrite,
+{
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_endpoint, to_endpoint) = tokio::io::split(endpoint);
     let (moved, has_moved) = tokio::sync::watch::channel(());
     let both = async {
         tokio::try_join!(
@@ -29,7 +39,6 @@ pub(super) async fn pipe(client: OnUpgrade, endpoint: OnUpgrade, lease: Lease, i
         _ = both => {}
         () = silence(has_moved, idle) => {}
     }
-    drop(lease);
 }
 
 async fn copy(

@@ -10,13 +10,17 @@ use rustls::sign::CertifiedKey;
 use super::Shared;
 
 /// The configuration for a port. It stays the same while certificates change.
-pub(super) fn server_config(shared: &Arc<Shared>, port: u16) -> Result<ServerConfig, rustls::Error> {
+pub(super) fn server_config(
+    shared: &Arc<Shared>,
+    port: u16,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver { shared: shared.clone(), port }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(config)
 }

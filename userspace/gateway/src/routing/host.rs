@@ -122,6 +122,11 @@ impl<T> HostTable<T> {
             .chain(&self.any)
     }
 
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        let suffixes = self.one_label.values().chain(self.suffix.values());
+        self.exact.values().chain(suffixes).chain(&self.any)
+    }
+
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let suffixes = self.one_label.values_mut().chain(self.suffix.values_mut());
         self.exact.values_mut().chain(suffixes).chain(&mut self.any)

@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use percent_encoding::percent_decode_str;
 
 use super::host::HostPattern;
+use super::table::RequestHead;
 
 /// A rule and what it leads to.
 #[derive(Clone, Debug)]
@@ -35,14 +36,18 @@ pub struct Conditions {
     pub headers: Vec<(HeaderName, String)>,
     /// A query parameter's first value.
     pub query: Vec<(String, String)>,
+    /// Of the path, as a call of gRPC has its method there.
+    pub last_element: Option<Box<str>>,
 }
 
 impl Conditions {
-    pub(super) fn hold(&self, method: &Method, headers: &HeaderMap, query: Option<&str>) -> bool {
+    pub(super) fn hold(&self, request: &RequestHead<'_>) -> bool {
+        let RequestHead { method, path, query, headers, .. } = *request;
         let has_header = |(name, value): &(HeaderName, String)| {
             headers.get(name).is_some_and(|found| found.as_bytes() == value.as_bytes())
         };
         self.method.as_ref().is_none_or(|wanted| wanted == method)
+            && self.last_element.as_deref().is_none_or(|wanted| path.rsplit('/').next() == Some(wanted))
             && self.headers.iter().all(has_header)
             && self.query.iter().all(|(name, value)| {
                 query.and_then(|query| parameter(query, name)).is_some_and(|found| found == *value)
@@ -51,7 +56,8 @@ impl Conditions {
 
     /// Rules for the same path are tried in this order, then by age (Gateway API, HTTPRouteRule's `matches`).
     pub(super) fn order(&self) -> impl Ord + use<> {
-        (Reverse(self.method.is_some()), Reverse(self.headers.len()), Reverse(self.query.len()))
+        let has_method = self.method.is_some() || self.last_element.is_some();
+        (Reverse(has_method), Reverse(self.headers.len()), Reverse(self.query.len()))
     }
 }
 

@@ -67,9 +67,9 @@ impl<T> RouteTable<T> {
 
     /// Where a request goes.
     pub fn find(&self, request: &RequestHead<'_>) -> Result<&T, Unroutable> {
-        let RequestHead { method, host, path, query, headers } = *request;
+        let RequestHead { host, path, .. } = *request;
         for paths in self.hosts.find(host) {
-            let found = paths.find(path).find(|entry| entry.conditions.hold(method, headers, query));
+            let found = paths.find(path).find(|entry| entry.conditions.hold(request));
             if let Some(entry) = found {
                 return Ok(&entry.target);
             }

@@ -46,7 +46,7 @@ fn naive(
     let matching = rules.iter().filter_map(|rule| {
         let host = host_rank(&rule.host, request.host)?;
         let path = path_rank(&rule.path, request.path)?;
-        let Conditions { method, headers, query } = &rule.conditions;
+        let Conditions { method, headers, query, last_element } = &rule.conditions;
         let holds = method.as_ref().is_none_or(|method| method == request.method)
             && headers
                 .iter()
@@ -55,8 +55,10 @@ fn naive(
                 let pairs = request.query.unwrap_or_default().split('&');
                 let first = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| key == name);
                 first.is_some_and(|(_, found)| found == value)
-            });
-        let rank = (host, path, method.is_some(), headers.len(), query.len(), Reverse(rule.target));
+            })
+            && last_element.as_ref().is_none_or(|last| request.path.ends_with(&format!("/{last}")));
+        let names_method = method.is_some() || last_element.is_some();
+        let rank = (host, path, names_method, headers.len(), query.len(), Reverse(rule.target));
         holds.then_some((rank, rule.target))
     });
     let found = matching.max_by_key(|(rank, _)| *rank).map(|(_, target)| target);
@@ -92,7 +94,13 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     let method = prop_oneof![2 => Just(None), 1 => Just(Some(Method::GET)), 1 => Just(Some(Method::POST))];
     let headers = prop::collection::vec(header(), 0..3);
     let query = prop::collection::vec(("(p|q)", "(1|2)"), 0..3);
-    (method, headers, query).prop_map(|(method, headers, query)| Conditions { method, headers, query })
+    let last = prop_oneof![3 => Just(None), 1 => "(a|b)".prop_map(|last| Some(last.into()))];
+    (method, headers, query, last).prop_map(|(method, headers, query, last_element)| Conditions {
+        method,
+        headers,
+        query,
+        last_element,
+    })
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule<usize>>> {
@@ -206,7 +214,10 @@ fn a_rule_of_any_host_comes_before_every_default() {
 #[test]
 fn query_parameters_are_compared_decoded() {
     let conditions = Conditions { query: vec![("a b".into(), "c&d".into())], ..Conditions::default() };
-    let holds = |query| conditions.hold(&Method::GET, &HeaderMap::new(), query);
+    let headers = HeaderMap::new();
+    let holds = |query| {
+        conditions.hold(&RequestHead { method: &Method::GET, host: "", path: "/", query, headers: &headers })
+    };
     assert!(holds(Some("x&a+b=c%26d")) && holds(Some("a%20b=c%26d&a+b=other")));
     assert!(!holds(Some("a+b=other&a+b=c%26d")) && !holds(None) && !holds(Some("")));
 }

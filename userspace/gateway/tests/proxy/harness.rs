@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use skep_gateway::certificate::Certificate;
-use skep_gateway::config::{Backend, Config, Listener, Protocol, Route, TlsServer};
+use skep_gateway::config::{Backend, Config, Listener, Protocol, Route, TlsAction, TlsServer};
 use skep_gateway::counters::RouteCounters;
 use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 use skep_gateway::{Gateway, Limits};
@@ -91,11 +91,14 @@ impl Routes {
         });
         let mut tls = HostTable::default();
         for (host, certificate) in &self.certificates {
-            let server = || Arc::new(TlsServer { certificates: vec![certificate.clone()] });
+            let server =
+                || Arc::new(TlsServer { certificates: vec![certificate.clone()], action: TlsAction::Http });
             tls.entry(HostPattern::of_ingress(host), server);
         }
-        let plain = Listener { public_port: HTTP, hosts: hosts.clone(), tls: None };
-        let secure = Listener { public_port: HTTPS, hosts, tls: Some(Arc::new(tls)) };
+        let plain =
+            Listener { public_port: HTTP, hosts: hosts.clone(), tls: None, passes: false, stream: None };
+        let secure =
+            Listener { public_port: HTTPS, hosts, tls: Some(Arc::new(tls)), passes: false, stream: None };
         let backends = backends.collect();
         Config { listeners: BTreeMap::from([(HTTP, plain), (HTTPS, secure)]), backends, counters }
     }

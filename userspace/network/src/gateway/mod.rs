@@ -3,6 +3,7 @@
 //! In: informers' events, the Secrets that Ingresses name, where the data plane listens. Out: its configuration. Nothing is applied
 //! until every kind was listed and each Secret was looked for; while the API server is away the last configuration stays in force.
 
+mod publish;
 mod secrets;
 mod status;
 mod updates;
@@ -14,11 +15,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use skep_gateway::ingress::{Index, Ports, Problem};
-use skep_gateway::{Bound, Gateway};
+use skep_gateway::{Bound, Gateway, NODE_CONDITION as CONDITION};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use publish::publish_gateways;
 pub use updates::GatewaySubscriptions;
 
 use crate::condition::{self, Statement};
@@ -34,8 +36,6 @@ const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the expiry of a certificate is waited for at once: the clock may be set meanwhile.
 const MIN_EXPIRY_WAIT: Duration = Duration::from_secs(1);
 const MAX_EXPIRY_WAIT: Duration = Duration::from_secs(3_600);
-/// The condition of a Node whose gateway listens.
-const CONDITION: &str = "GatewayReady";
 
 /// A node's gateway before it runs.
 pub struct NodeGateway {
@@ -170,12 +170,10 @@ impl Engine {
     }
 }
 
-/// Says on the Node that its gateway listens, from the first time on.
-async fn condition_of(client: kube::Client, node: String, mut bound: watch::Receiver<Bound>) {
+/// Says on the Node whether its gateway listens.
+async fn condition_of(client: kube::Client, node: String, bound: watch::Receiver<Bound>) {
     let nodes: Api<Node> = Api::all(client);
-    if bound.wait_for(|bound| *bound != Bound::default()).await.is_ok() {
-        condition::follow(&nodes, &node, bound, statement).await;
-    }
+    condition::follow(&nodes, &node, bound, statement).await;
     // The data plane ends later than this.
     std::future::pending().await
 }
@@ -185,11 +183,11 @@ fn statement(bound: &Bound) -> Statement {
     let addresses: Vec<String> = open.iter().map(ToString::to_string).collect();
     let failures: Vec<&str> = failed.values().map(String::as_str).collect();
     let (holds, reason, mut message) = match (open.is_empty(), failed.is_empty()) {
-        (true, true) => (false, "NothingToServe", "no Ingress is served".to_owned()),
-        (true, false) => (false, "ListenFailed", "no Ingress is served".to_owned()),
+        (true, true) => (false, "NothingToServe", "no Ingress or Gateway is served".to_owned()),
+        (true, false) => (false, "ListenFailed", "no Ingress or Gateway is served".to_owned()),
         (false, is_complete) => {
             let reason = if is_complete { "Listening" } else { "ListenFailedInPart" };
-            (true, reason, format!("Ingresses are served at {}", addresses.join(", ")))
+            (true, reason, format!("listening at {}", addresses.join(", ")))
         }
     };
     if !failures.is_empty() {

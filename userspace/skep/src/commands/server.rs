@@ -311,8 +311,14 @@ fn control_config(server: &Running, following: &Following) -> Result<skep_contro
             servers: serving_leaf(server).names,
             recorded_since: Some(pki.recorded_since()?),
         },
+        others: vec![("gateways", Arc::new(gateways))],
         ..skep_control::Config::default()
     })
+}
+
+/// Statuses and Services of Gateway API.
+fn gateways(clients: &Clients) -> BoxFuture<()> {
+    Box::pin(skep_network::publish_gateways(clients.controller("gateway-controller")))
 }
 
 /// Signs certificate requests: those for kubelets' serving certificates with the CA that only the API server trusts, and

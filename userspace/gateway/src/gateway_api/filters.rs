@@ -1,0 +1,187 @@
+//! Filters, timeouts and retries of rules. PURE.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+
+use super::backends::Resolver;
+use super::conditions::Fault;
+use super::kinds::{
+    CorsSpec, Filter, HeaderModifier, HeaderSpec, MirrorSpec, PathModifier, RedirectSpec, RetrySpec,
+    TimeoutsSpec,
+};
+use crate::config::{Mirror, Retry, Route, Timeouts};
+use crate::filters::{Cors, Filters, HeaderChanges, Origin, PathRewrite, Redirect};
+
+/// They frame a message, and are the gateway's.
+const FRAMING: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// The filters of a rule. `matched`: the prefix that its match is for.
+pub(super) fn of_rule(
+    filters: &[Filter],
+    matched: &str,
+    route: &mut Route,
+    resolver: &mut Resolver<'_>,
+) -> Result<(), Fault> {
+    for filter in filters {
+        match filter.r#type.as_str() {
+            "RequestRedirect" => {
+                let spec = filter.request_redirect.as_ref();
+                route.redirect = spec.map(|spec| redirect(spec, matched)).transpose()?;
+            }
+            "RequestMirror" => {
+                let mirrored = filter.request_mirror.as_ref().and_then(|spec| mirror(spec, resolver));
+                route.mirrors.extend(mirrored);
+            }
+            "CORS" => route.cors = filter.cors.as_ref().map(cors),
+            _ => shared(filter, matched, &mut route.filters)?,
+        }
+    }
+    Ok(())
+}
+
+/// Those that a backend may have too.
+pub(super) fn of_backend(filters: &[Filter], matched: &str) -> Result<Filters, Fault> {
+    let mut out = Filters::default();
+    filters.iter().try_for_each(|filter| shared(filter, matched, &mut out))?;
+    Ok(out)
+}
+
+fn shared(filter: &Filter, matched: &str, out: &mut Filters) -> Result<(), Fault> {
+    match filter.r#type.as_str() {
+        "RequestHeaderModifier" => {
+            out.request =
+                filter.request_header_modifier.as_ref().map(headers).transpose()?.unwrap_or_default();
+        }
+        "ResponseHeaderModifier" => {
+            out.response =
+                filter.response_header_modifier.as_ref().map(headers).transpose()?.unwrap_or_default();
+        }
+        "URLRewrite" => {
+            let Some(spec) = &filter.url_rewrite else { return Ok(()) };
+            out.rewrite.host = spec.hostname.as_deref().map(Into::into);
+            out.rewrite.path = spec.path.as_ref().and_then(|path| path_rewrite(path, matched));
+        }
+        other => {
+            return Err(Fault::new("UnsupportedValue", format!("the filter {other} is not served here")));
+        }
+    }
+    Ok(())
+}
+
+fn headers(modifier: &HeaderModifier) -> Result<HeaderChanges, Fault> {
+    let bad = |name: &str| Fault::new("UnsupportedValue", format!("the header {name} cannot be changed"));
+    let name = |text: &str| {
+        let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| bad(text))?;
+        if FRAMING.contains(&name) { Err(bad(text)) } else { Ok(name) }
+    };
+    let pair = |header: &HeaderSpec| {
+        let value = HeaderValue::from_str(&header.value).map_err(|_| bad(&header.name))?;
+        Ok((name(&header.name)?, value))
+    };
+    Ok(HeaderChanges {
+        remove: modifier.remove.iter().map(|text| name(text)).collect::<Result<_, Fault>>()?,
+        set: modifier.set.iter().map(pair).collect::<Result<_, Fault>>()?,
+        add: modifier.add.iter().map(pair).collect::<Result<_, Fault>>()?,
+    })
+}
+
+fn path_rewrite(path: &PathModifier, matched: &str) -> Option<PathRewrite> {
+    match (&path.replace_full_path, &path.replace_prefix_match) {
+        (Some(full), _) => Some(PathRewrite::Full(full.as_str().into())),
+        (None, Some(with)) => {
+            Some(PathRewrite::Prefix { matched: matched.into(), with: with.as_str().into() })
+        }
+        (None, None) => None,
+    }
+}
+
+fn redirect(spec: &RedirectSpec, matched: &str) -> Result<Redirect, Fault> {
+    let code = spec.status_code.unwrap_or(302);
+    let status = StatusCode::from_u16(code).ok().filter(StatusCode::is_redirection);
+    Ok(Redirect {
+        scheme: spec.scheme.as_deref().map(|scheme| scheme.to_ascii_lowercase().into()),
+        host: spec.hostname.as_deref().map(Into::into),
+        path: spec.path.as_ref().and_then(|path| path_rewrite(path, matched)),
+        port: spec.port,
+        status: status.ok_or_else(|| Fault::new("UnsupportedValue", format!("{code} does not redirect")))?,
+    })
+}
+
+fn mirror(spec: &MirrorSpec, resolver: &mut Resolver<'_>) -> Option<Mirror> {
+    let backend = resolver.resolve(&spec.backend_ref)?;
+    let (numerator, denominator) = match (&spec.fraction, spec.percent) {
+        (Some(fraction), _) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
+        (None, Some(percent)) => (percent, 100),
+        (None, None) => (1, 1),
+    };
+    Some(Mirror { backend, numerator, denominator })
+}
+
+fn cors(spec: &CorsSpec) -> Cors {
+    let names = |all: &[String]| all.iter().map(|name| name.as_str().into()).collect();
+    Cors {
+        origins: spec.allow_origins.iter().map(|origin| Origin::parse(origin)).collect(),
+        methods: names(&spec.allow_methods),
+        headers: names(&spec.allow_headers),
+        expose: names(&spec.expose_headers),
+        credentials: spec.allow_credentials.unwrap_or_default(),
+        max_age: spec.max_age,
+    }
+}
+
+pub(super) fn timeouts(spec: Option<&TimeoutsSpec>) -> Result<Timeouts, Fault> {
+    let of = |text: &Option<String>| text.as_deref().map(duration).transpose();
+    match spec {
+        Some(spec) => Ok(Timeouts { request: of(&spec.request)?, attempt: of(&spec.backend_request)? }),
+        None => Ok(Timeouts::default()),
+    }
+}
+
+pub(super) fn retry(spec: &RetrySpec) -> Result<Retry, Fault> {
+    let statuses = spec.codes.iter().filter_map(|code| StatusCode::from_u16(*code).ok()).collect();
+    let backoff = spec.backoff.as_deref().map(duration).transpose()?.unwrap_or_default();
+    Ok(Retry { statuses, attempts: spec.attempts.unwrap_or(1), backoff })
+}
+
+/// A duration of the API (GEP-2257): up to four numbers with the units h, m, s and ms.
+fn duration(text: &str) -> Result<Duration, Fault> {
+    let bad = || Fault::new("UnsupportedValue", format!("{text} is not a duration"));
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|next: char| !next.is_ascii_digit()).ok_or_else(bad)?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|next: char| next.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(unit);
+        let ms: u64 = match unit {
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1_000,
+            "ms" => 1,
+            _ => return Err(bad()),
+        };
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        total = total.saturating_add(Duration::from_millis(number.saturating_mul(ms)));
+        rest = next;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, ms) in [("500ms", 500), ("1m30s", 90_000), ("0s", 0), ("1h", 3_600_000), ("1s5ms", 1_005)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["5", "s", "-1s", "1.5s", "1d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The Service of a Gateway: an address for it, and the node's ports that its listeners have. PURE.
+//!
+//! Its target ports are where every node's gateway listens for the Gateway; they are chosen once, by the node that writes. Ports of
+//! TCP and UDP whose routes have one backend lead to the endpoints themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::{Value, json};
+
+use super::grants::{name_of, namespace_of};
+use super::listeners::GatewayListeners;
+use super::routing::Routing;
+use super::{CONTROLLER, GATEWAY_LABEL, Key, Objects};
+
+/// Ports of nodes for listeners: below those of node ports and of connections that nodes open.
+const NODE_PORTS: std::ops::Range<u16> = 20_000..30_000;
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const MAX_LABEL_BYTES: usize = 63;
+
+/// What is known of a Gateway's Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    /// By port of clients: the port of the nodes.
+    ports: BTreeMap<u16, u16>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// Objects that should be, as the server is told to apply them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publication {
+    /// The Service is there, in this form or another.
+    pub is_known: bool,
+    pub service: Value,
+    pub slices: Vec<Value>,
+}
+
+impl Published {
+    /// `None`: the Service is not one of a Gateway.
+    pub(super) fn parse(service: &Service) -> Option<Published> {
+        let labels = service.metadata.labels.as_ref()?;
+        if labels.get(MANAGED_BY).map(String::as_str) != Some("skep") || !labels.contains_key(GATEWAY_LABEL) {
+            return None;
+        }
+        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let ports = ports.filter(|port| port.protocol.as_deref() != Some("UDP")).filter_map(|port| {
+            let target = match port.target_port.as_ref()? {
+                IntOrString::Int(number) => u16::try_from(*number).ok()?,
+                IntOrString::String(_) => return None,
+            };
+            Some((u16::try_from(port.port).ok()?, target))
+        });
+        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let entries = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+        Some(Published {
+            ports: ports.collect(),
+            addresses: entries.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
+        })
+    }
+}
+
+/// The key of a Gateway's Service.
+fn service_key(gateway: &Key) -> Key {
+    format!("{}/{}", namespace_of(gateway), service_name(name_of(gateway))).into()
+}
+
+/// A name of at most 63 characters for any name of a Gateway.
+fn service_name(gateway: &str) -> String {
+    let plain: String = gateway.chars().map(|c| if c == '.' { '-' } else { c }).take(40).collect();
+    format!("gateway-{}-{:08x}", plain.trim_end_matches('-'), fnv(gateway))
+}
+
+/// FNV-1a, which is the same on every node.
+fn fnv(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+impl Objects {
+    /// Where this Gateway's clients reach a port of the node: by its Service, and without pools also at the port itself.
+    pub(crate) fn node_ports(&self, gateway: &Key, port: u16) -> impl Iterator<Item = u16> + use<> {
+        let by_service = self
+            .published
+            .get(&service_key(gateway))
+            .and_then(|published| published.ports.get(&port))
+            .copied();
+        by_service.into_iter().chain(self.pools.is_empty().then_some(port))
+    }
+
+    /// The addresses of a Gateway: its Service's, or without pools those of the nodes.
+    pub(super) fn addresses(&self, gateway: &GatewayListeners) -> BTreeSet<IpAddr> {
+        let of_service = self.published.get(&service_key(&gateway.key)).map(|published| &published.addresses);
+        match of_service {
+            Some(addresses) if !addresses.is_empty() => addresses.clone(),
+            _ if !self.pools.is_empty() => BTreeSet::new(),
+            _ => self.nodes.values().filter(|node| node.is_serving).map(|node| node.address).collect(),
+        }
+    }
+
+    /// The Services of all Gateways, and what they lead to.
+    pub(crate) fn publications(
+        &self,
+        routing: &Routing,
+        endpoints: &dyn Fn(usize) -> Vec<SocketAddr>,
+    ) -> Vec<Publication> {
+        let mut used: BTreeSet<u16> =
+            self.published.values().flat_map(|published| published.ports.values().copied()).collect();
+        let mut all = Vec::new();
+        for gateway in &routing.gateways {
+            if gateway.gateway.metadata.deletion_timestamp.is_none() {
+                all.push(self.publication(gateway, routing, endpoints, &mut used));
+            }
+        }
+        all
+    }
+
+    /// Services of Gateways that are gone.
+    pub(crate) fn leftover_services(&self, routing: &Routing) -> Vec<Key> {
+        let wanted: BTreeSet<Key> =
+            routing.gateways.iter().map(|gateway| service_key(&gateway.key)).collect();
+        self.published.keys().filter(|key| !wanted.contains(*key)).cloned().collect()
+    }
+
+    fn publication(
+        &self,
+        gateway: &GatewayListeners,
+        routing: &Routing,
+        endpoints: &dyn Fn(usize) -> Vec<SocketAddr>,
+        used: &mut BTreeSet<u16>,
+    ) -> Publication {
+        let known = self.published.get(&service_key(&gateway.key));
+        let (mut ports, mut slices) = (BTreeMap::new(), Vec::new());
+        let mut has_direct = false;
+        let name = service_name(name_of(&gateway.key));
+        for listener in gateway.listeners.iter().filter(|listener| listener.is_open()) {
+            let (port, is_udp) = (listener.spec.port, listener.spec.protocol == "UDP");
+            let protocol = if is_udp { "UDP" } else { "TCP" };
+            let port_name = format!("{}-{port}", protocol.to_ascii_lowercase());
+            if ports.contains_key(&port_name) {
+                continue;
+            }
+            let kept = known.and_then(|published| published.ports.get(&port)).copied();
+            let free = || NODE_PORTS.clone().find(|candidate| !used.contains(candidate)).unwrap_or(port);
+            let target = if is_udp { port } else { kept.unwrap_or_else(free) };
+            if !is_udp {
+                used.insert(target);
+            }
+            ports.insert(
+                port_name.clone(),
+                json!({"name": port_name, "port": port, "protocol": protocol, "targetPort": target}),
+            );
+            let mut direct = routing.direct.iter();
+            let direct = direct
+                .find(|(key, number, kind, _)| *key == gateway.key && *number == port && *kind == protocol);
+            match direct {
+                Some((.., backends)) => {
+                    has_direct = true;
+                    slices.extend(direct_slices(&name, &port_name, protocol, backends, endpoints));
+                }
+                None if is_udp => {}
+                None => slices.extend(self.node_slice(&name, &port_name, target)),
+            }
+        }
+        let ports: Vec<Value> = ports.into_values().collect();
+        let service = self.service(gateway, &name, ports, has_direct);
+        let namespace = namespace_of(&gateway.key);
+        for slice in &mut slices {
+            slice["metadata"]["namespace"] = json!(namespace);
+            slice["metadata"]["ownerReferences"] = service["metadata"]["ownerReferences"].clone();
+        }
+        Publication { is_known: known.is_some(), service, slices }
+    }
+
+    fn service(&self, gateway: &GatewayListeners, name: &str, ports: Vec<Value>, has_direct: bool) -> Value {
+        let infrastructure = gateway.gateway.spec.infrastructure.clone().unwrap_or_default();
+        let mut labels: BTreeMap<String, String> = infrastructure.labels;
+        let gateway_name = name_of(&gateway.key);
+        let label = if gateway_name.len() <= MAX_LABEL_BYTES { gateway_name } else { name };
+        labels.insert(GATEWAY_LABEL.to_owned(), label.to_owned());
+        labels.insert(MANAGED_BY.to_owned(), "skep".to_owned());
+        let meta = &gateway.gateway.metadata;
+        let owner = json!([{
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": meta.name,
+            "uid": meta.uid, "controller": true,
+        }]);
+        // Nodes' gateways should see clients' addresses; endpoints of one node would leave the others without.
+        let policy = if has_direct { "Cluster" } else { "Local" };
+        let mut spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": policy, "ports": ports});
+        if let [address] = gateway.gateway.spec.addresses.as_slice()
+            && !address.value.is_empty()
+        {
+            spec["loadBalancerIP"] = json!(address.value);
+        }
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": name, "namespace": namespace_of(&gateway.key), "labels": labels,
+                "annotations": infrastructure.annotations, "ownerReferences": owner,
+            },
+            "spec": spec,
+        })
+    }
+
+    /// Every node whose gateway listens.
+    fn node_slice(&self, service: &str, port_name: &str, target: u16) -> Vec<Value> {
+        let of = |is_ipv6: bool| {
+            let endpoints: Vec<Value> = self
+                .nodes
+                .iter()
+                .filter(|(_, node)| node.is_serving && node.address.is_ipv6() == is_ipv6)
+                .map(|(name, node)| {
+                    json!({"addresses": [node.address], "nodeName": name, "conditions": {"ready": true}})
+                })
+                .collect();
+            (!endpoints.is_empty()).then(|| slice(service, port_name, "TCP", is_ipv6, target, endpoints))
+        };
+        [of(false), of(true)].into_iter().flatten().collect()
+    }
+}
+
+/// The backends' own endpoints, a slice for each of their ports.
+fn direct_slices(
+    service: &str,
+    port_name: &str,
+    protocol: &str,
+    backends: &[usize],
+    endpoints: &dyn Fn(usize) -> Vec<SocketAddr>,
+) -> Vec<Value> {
+    let mut by_port: BTreeMap<(bool, u16), BTreeSet<IpAddr>> = BTreeMap::new();
+    for endpoint in backends.iter().flat_map(|backend| endpoints(*backend)) {
+        by_port.entry((endpoint.is_ipv6(), endpoint.port())).or_default().insert(endpoint.ip());
+    }
+    let slices = by_port.into_iter().map(|((is_ipv6, port), ips)| {
+        let endpoints =
+            ips.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+        slice(service, port_name, protocol, is_ipv6, port, endpoints)
+    });
+    slices.collect()
+}
+
+fn slice(
+    service: &str,
+    port_name: &str,
+    protocol: &str,
+    is_ipv6: bool,
+    port: u16,
+    endpoints: Vec<Value>,
+) -> Value {
+    let family = if is_ipv6 { "IPv6" } else { "IPv4" };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{service}-{port_name}-{port}-{}", family.to_ascii_lowercase()),
+            "labels": {
+                "kubernetes.io/service-name": service,
+                "endpointslice.kubernetes.io/managed-by": CONTROLLER.replace('/', "-"),
+            },
+        },
+        "addressType": family, "endpoints": endpoints,
+        "ports": [{"name": port_name, "port": port, "protocol": protocol}],
+    })
+}
+
+/// The publications' objects by their names, for those who apply them.
+impl Publication {
+    pub fn key(&self) -> Arc<str> {
+        key_of_value(&self.service)
+    }
+
+    pub fn slice_keys(&self) -> BTreeSet<Arc<str>> {
+        self.slices.iter().map(key_of_value).collect()
+    }
+}
+
+/// NAMESPACE/NAME.
+pub fn key_of_value(object: &Value) -> Arc<str> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    format!("{}/{}", text("/metadata/namespace"), text("/metadata/name")).into()
+}

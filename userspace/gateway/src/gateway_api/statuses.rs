@@ -1,0 +1,328 @@
+//! Statuses as they should be stored, made from what was decided and what is stored. PURE; the time is passed in.
+//!
+//! Parts of other controllers stay: parents of routes, and everything of Gateways that are not of a class of ours.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value, json};
+
+use super::conditions::{Condition, Fault, stored};
+use super::kinds::{GROUP, ParentRef};
+use super::listeners::{GatewayListeners, Listener, Owner};
+use super::routing::{RouteResult, Routing};
+use super::{CONTROLLER, Key, Objects};
+
+/// Every feature of the public conformance suite that is served, in alphabetical order.
+const FEATURES: &[&str] = &[
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
+    "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructurePropagation",
+    "GatewayPort8080",
+    "GatewayStaticAddresses",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
+    "HTTPRouteSchemeRedirect",
+    "ListenerSet",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
+];
+
+/// A status that differs from what is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatusUpdate {
+    pub kind: &'static str,
+    /// NAMESPACE/NAME, or NAME.
+    pub key: Key,
+    /// The object that the status was made from.
+    pub resource_version: String,
+    pub status: Value,
+}
+
+impl Objects {
+    /// What should be written. `now` in RFC 3339.
+    pub(crate) fn status_updates(&self, routing: &Routing, now: &str) -> Vec<StatusUpdate> {
+        let mut all = Vec::new();
+        for (key, class) in self.classes.iter().filter(|(key, _)| self.is_ours(key)) {
+            let conditions = match class.spec.parameters_ref {
+                None => vec![Condition::yes("Accepted", "Accepted")],
+                Some(_) => vec![Condition::no("Accepted", "InvalidParameters", "parameters are not served")],
+            };
+            let generation = class.metadata.generation.unwrap_or_default();
+            let features: Vec<Value> = FEATURES.iter().map(|name| json!({"name": name})).collect();
+            let status = json!({
+                "conditions": stored(&conditions, &class.status["conditions"], generation, now),
+                "supportedFeatures": features,
+            });
+            differs(&mut all, "GatewayClass", key, &class.metadata, &class.status, status);
+        }
+        for gateway in &routing.gateways {
+            self.gateway_updates(gateway, now, &mut all);
+        }
+        for route in &routing.routes {
+            self.route_update(route, now, &mut all);
+        }
+        self.forget_routes(routing, &mut all);
+        all
+    }
+
+    fn gateway_updates(&self, gateway: &GatewayListeners, now: &str, all: &mut Vec<StatusUpdate>) {
+        let object = &gateway.gateway;
+        let generation = object.metadata.generation.unwrap_or_default();
+        let addresses = self.addresses(gateway);
+        let own: Vec<&Listener> = of_owner(gateway, &Owner::Gateway(gateway.key.clone()));
+        let old = &object.status;
+        let sets = gateway.sets.iter().filter(|(key, _, verdict)| {
+            verdict.is_ok() && of_owner(gateway, &Owner::ListenerSet(key.clone())).iter().any(|l| l.is_open())
+        });
+        let conditions = gateway_conditions(gateway, &own, &addresses);
+        let accepted = conditions[0].holds;
+        let shown: Vec<Value> = match accepted {
+            true => addresses.iter().map(|ip| json!({"type": "IPAddress", "value": ip})).collect(),
+            false => Vec::new(),
+        };
+        let status = json!({
+            "addresses": shown,
+            "conditions": stored(&conditions, &old["conditions"], generation, now),
+            "listeners": listeners(&own, &old["listeners"], generation, now),
+            "attachedListenerSets": sets.count(),
+        });
+        differs(all, "Gateway", &gateway.key, &object.metadata, old, status);
+        for (key, set, verdict) in &gateway.sets {
+            let own = of_owner(gateway, &Owner::ListenerSet(key.clone()));
+            let generation = set.metadata.generation.unwrap_or_default();
+            let conditions = set_conditions(verdict, &own, accepted);
+            let old = &set.status;
+            let mut status = json!({"conditions": stored(&conditions, &old["conditions"], generation, now)});
+            if !own.is_empty() {
+                status["listeners"] = listeners(&own, &old["listeners"], generation, now);
+            }
+            differs(all, "ListenerSet", key, &set.metadata, old, status);
+        }
+    }
+
+    fn route_update(&self, route: &RouteResult, now: &str, all: &mut Vec<StatusUpdate>) {
+        let Some((meta, old)) = self.route_object(route.kind, &route.key) else { return };
+        let generation = meta.generation.unwrap_or_default();
+        let mut parents = foreign_parents(old);
+        for verdict in &route.parents {
+            let parent = parent_value(&verdict.parent);
+            let mut known = old["parents"].as_array().into_iter().flatten();
+            let known =
+                known.find(|known| known["controllerName"] == CONTROLLER && known["parentRef"] == parent);
+            let before = known.map_or(&Value::Null, |known| &known["conditions"]);
+            let conditions = verdict.conditions(&route.accepted, &route.resolved);
+            parents.push(json!({
+                "parentRef": parent, "controllerName": CONTROLLER,
+                "conditions": stored(&conditions, before, generation, now),
+            }));
+        }
+        differs(all, route.kind, &route.key, meta, old, json!({"parents": parents}));
+    }
+
+    /// Routes that have no parent of ours any more.
+    fn forget_routes(&self, routing: &Routing, all: &mut Vec<StatusUpdate>) {
+        let known: BTreeSet<(&str, &Key)> =
+            routing.routes.iter().map(|route| (route.kind, &route.key)).collect();
+        let keys = (self.http_routes.keys().map(|key| ("HTTPRoute", key)))
+            .chain(self.grpc_routes.keys().map(|key| ("GRPCRoute", key)))
+            .chain(self.tls_routes.keys().map(|key| ("TLSRoute", key)))
+            .chain(self.tcp_routes.keys().map(|key| ("TCPRoute", key)))
+            .chain(self.udp_routes.keys().map(|key| ("UDPRoute", key)));
+        for (kind, key) in keys.filter(|known_key| !known.contains(known_key)) {
+            let Some((meta, old)) = self.route_object(kind, key) else { continue };
+            let mut parents = old["parents"].as_array().into_iter().flatten();
+            if parents.any(|parent| parent["controllerName"] == CONTROLLER) {
+                let status = json!({"parents": foreign_parents(old)});
+                differs(all, kind, key, meta, old, status);
+            }
+        }
+    }
+
+    fn route_object(&self, kind: &str, key: &Key) -> Option<(&ObjectMeta, &Value)> {
+        match kind {
+            "HTTPRoute" => self.http_routes.get(key).map(|o| (&o.metadata, &o.status)),
+            "GRPCRoute" => self.grpc_routes.get(key).map(|o| (&o.metadata, &o.status)),
+            "TLSRoute" => self.tls_routes.get(key).map(|o| (&o.metadata, &o.status)),
+            "TCPRoute" => self.tcp_routes.get(key).map(|o| (&o.metadata, &o.status)),
+            _ => self.udp_routes.get(key).map(|o| (&o.metadata, &o.status)),
+        }
+    }
+}
+
+fn of_owner<'a>(gateway: &'a GatewayListeners, owner: &Owner) -> Vec<&'a Listener> {
+    gateway.listeners.iter().filter(|listener| listener.owner == *owner).collect()
+}
+
+fn gateway_conditions(
+    gateway: &GatewayListeners,
+    own: &[&Listener],
+    addresses: &BTreeSet<IpAddr>,
+) -> Vec<Condition> {
+    let spec = &gateway.gateway.spec;
+    let is_ip = |kind: Option<&str>| matches!(kind, None | Some("IPAddress"));
+    let parameters = spec.infrastructure.as_ref().and_then(|all| all.parameters_ref.as_ref());
+    let valid = gateway.listeners.iter().filter(|listener| listener.is_open()).count();
+    let accepted = if !spec.addresses.iter().all(|address| is_ip(address.r#type.as_deref())) {
+        Condition::no("Accepted", "UnsupportedAddress", "only addresses of the type IPAddress are served")
+    } else if let Some(parameters) = parameters {
+        Condition::no(
+            "Accepted",
+            "InvalidParameters",
+            format!("{} {} is not served", parameters.kind, parameters.name),
+        )
+    } else if valid == 0 && !own.is_empty() {
+        Condition::no("Accepted", "ListenersNotValid", "no listener is valid")
+    } else if own.iter().any(|listener| !listener.is_programmed()) {
+        Condition::yes("Accepted", "ListenersNotValid")
+    } else {
+        Condition::yes("Accepted", "Accepted")
+    };
+    let asked: Vec<&str> = spec
+        .addresses
+        .iter()
+        .map(|address| address.value.as_str())
+        .filter(|value| !value.is_empty())
+        .collect();
+    let has_asked = asked.iter().all(|value| value.parse().is_ok_and(|ip: IpAddr| addresses.contains(&ip)));
+    let programmed = if !accepted.holds {
+        Condition::no("Programmed", "Invalid", "the Gateway is not accepted")
+    } else if !has_asked {
+        Condition::no("Programmed", "AddressNotUsable", "an address that is asked for cannot be had")
+    } else if addresses.is_empty() {
+        Condition::no("Programmed", "AddressNotAssigned", "there is no address yet")
+    } else {
+        Condition::yes("Programmed", "Programmed")
+    };
+    vec![accepted, programmed]
+}
+
+fn set_conditions(
+    verdict: &Result<(), Fault>,
+    own: &[&Listener],
+    is_parent_accepted: bool,
+) -> Vec<Condition> {
+    let valid = own.iter().filter(|listener| listener.is_open()).count();
+    let accepted = match verdict {
+        Err(fault) => Condition::no("Accepted", fault.reason, fault.message.clone()),
+        Ok(()) if !is_parent_accepted => {
+            Condition::no("Accepted", "ParentNotAccepted", "the Gateway is not accepted")
+        }
+        Ok(()) if valid == 0 => Condition::no("Accepted", "ListenersNotValid", "no listener is valid"),
+        Ok(()) if own.iter().any(|listener| !listener.is_programmed()) => {
+            Condition::yes("Accepted", "ListenersNotValid")
+        }
+        Ok(()) => Condition::yes("Accepted", "Accepted"),
+    };
+    let programmed = match accepted.holds {
+        true => Condition::yes("Programmed", "Programmed"),
+        false => Condition::no("Programmed", accepted.reason, accepted.message.clone()),
+    };
+    vec![accepted, programmed]
+}
+
+fn listeners(all: &[&Listener], old: &Value, generation: i64, now: &str) -> Value {
+    let one = |listener: &&Listener| {
+        let name = &listener.spec.name;
+        let mut known = old.as_array().into_iter().flatten();
+        let known = known.find(|known| known["name"] == name.as_str());
+        let before = known.map_or(&Value::Null, |known| &known["conditions"]);
+        let kinds: Vec<Value> =
+            listener.kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect();
+        json!({
+            "name": name, "supportedKinds": kinds, "attachedRoutes": listener.attached,
+            "conditions": stored(&listener_conditions(listener), before, generation, now),
+        })
+    };
+    all.iter().map(one).collect()
+}
+
+fn listener_conditions(listener: &Listener) -> Vec<Condition> {
+    let conflicted = match &listener.conflict {
+        Some(fault) => Condition { holds: true, ..Condition::no("Conflicted", fault.reason, &fault.message) },
+        None => Condition::no("Conflicted", "NoConflicts", ""),
+    };
+    let accepted = match &listener.conflict {
+        Some(fault) => Err(fault.clone()),
+        None => listener.accepted.clone(),
+    };
+    let programmed = match listener.is_programmed() {
+        true => Condition::yes("Programmed", "Programmed"),
+        false => Condition::no("Programmed", "Invalid", "the listener is not valid"),
+    };
+    vec![
+        Condition::of("Accepted", &accepted),
+        programmed,
+        Condition::of("ResolvedRefs", &listener.resolved),
+        conflicted,
+    ]
+}
+
+fn foreign_parents(status: &Value) -> Vec<Value> {
+    let parents = status["parents"].as_array().into_iter().flatten();
+    parents.filter(|parent| parent["controllerName"] != CONTROLLER).cloned().collect()
+}
+
+/// As the route has it.
+fn parent_value(parent: &ParentRef) -> Value {
+    let ParentRef { group, kind, namespace, name, section_name, port } = parent;
+    let mut value = Map::from_iter([("name".to_owned(), json!(name))]);
+    for (field, text) in
+        [("group", group), ("kind", kind), ("namespace", namespace), ("sectionName", section_name)]
+    {
+        if let Some(text) = text {
+            value.insert(field.to_owned(), json!(text));
+        }
+    }
+    if let Some(port) = port {
+        value.insert("port".to_owned(), json!(port));
+    }
+    Value::Object(value)
+}
+
+fn differs(
+    all: &mut Vec<StatusUpdate>,
+    kind: &'static str,
+    key: &Key,
+    meta: &ObjectMeta,
+    old: &Value,
+    status: Value,
+) {
+    if *old != status {
+        let resource_version = meta.resource_version.clone().unwrap_or_default();
+        all.push(StatusUpdate { kind, key: key.clone(), resource_version, status });
+    }
+}

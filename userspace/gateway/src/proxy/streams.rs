@@ -1,0 +1,87 @@
+//! Connections whose bytes are not looked at: to which endpoint they go, and the name in a TLS handshake that passes through.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::snapshot::{Snapshot, drawn};
+use super::{Shared, switched};
+use crate::config::StreamRoute;
+use crate::counters::add;
+
+/// Endpoints that a connection is tried at.
+const MAX_ATTEMPTS: usize = 3;
+/// A ClientHello is not larger than a record.
+const MAX_HELLO_BYTES: usize = 16 << 10;
+/// Between two looks at a ClientHello that is not complete.
+const HELLO_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Passes bytes on in both directions until both ends have said everything, or after `stop` for as long as connections may drain.
+pub(super) async fn pass<S>(shared: &Arc<Shared>, client: S, route: &StreamRoute, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let snapshot = shared.snapshot.load_full();
+    let Some(endpoint) = connect(shared, &snapshot, route).await else { return };
+    drop(snapshot);
+    let joined = switched::join(client, endpoint, shared.limits.switched_timeout);
+    tokio::pin!(joined);
+    tokio::select! {
+        () = &mut joined => {}
+        () = stop.cancelled() => drop(timeout(shared.limits.drain_timeout, joined).await),
+    }
+}
+
+async fn connect(shared: &Shared, snapshot: &Snapshot, route: &StreamRoute) -> Option<TcpStream> {
+    let part = drawn(&route.parts, |part| part.weight)?;
+    let cluster = snapshot.cluster(part.backend?)?;
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    for _ in 0..MAX_ATTEMPTS {
+        let now = shared.now_ms();
+        let upstream = cluster.choose(&tried, now)?;
+        match timeout(shared.limits.connect_timeout, TcpStream::connect(upstream.address)).await {
+            Ok(Ok(stream)) => {
+                upstream.health.succeeded();
+                // Without it the connection works too, only slower.
+                let _ = stream.set_nodelay(true);
+                return Some(stream);
+            }
+            Ok(Err(_)) | Err(_) => {
+                add(&shared.counters.upstream_failures);
+                upstream.health.failed(now);
+                tried.push(upstream.address);
+            }
+        }
+    }
+    None
+}
+
+/// The name that a client asks for, without taking a byte from the socket. `None`: it is no ClientHello.
+pub(super) async fn server_name(stream: &TcpStream) -> Option<String> {
+    let mut buffer = vec![0; MAX_HELLO_BYTES];
+    let mut known = 0;
+    loop {
+        let count = stream.peek(&mut buffer).await.ok().filter(|count| *count > 0)?;
+        if count == known {
+            // A socket with bytes is always readable.
+            sleep(HELLO_INTERVAL).await;
+            continue;
+        }
+        known = count;
+        let mut acceptor = Acceptor::default();
+        acceptor.read_tls(&mut &buffer[..count]).ok()?;
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let name = accepted.client_hello().server_name().unwrap_or_default().to_ascii_lowercase();
+                return Some(name);
+            }
+            Ok(None) if count < buffer.len() => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
