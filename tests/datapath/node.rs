@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use skep_abi::{Addr, Pod};
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, XdpMode};
+use skep_datapath::{
+    Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode,
+};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -25,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) xdp: XdpMode,
     /// As `xdp`.
     pub(crate) conntrack_max: u32,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) pod_new_flows: u32,
     pub(crate) socket_lb: SocketLb,
     pub(crate) service_cidrs: Vec<IpNetwork>,
     pub(crate) masquerade_exemptions: Vec<IpNetwork>,
@@ -84,6 +88,8 @@ impl Node {
             overlay,
             xdp: XdpMode::Auto,
             conntrack_max: 0,
+            timeouts: Timeouts::DEFAULT,
+            pod_new_flows: 0,
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
@@ -103,11 +109,13 @@ impl Node {
         let options = Options {
             bpffs: self.bpffs()?,
             cgroup: self.cgroup.path().to_owned(),
-            uplink: "up0".to_owned(),
+            uplinks: Uplinks::Named(vec!["up0".to_owned()]),
             xdp: self.xdp,
             node_addrs: self.addrs.clone(),
             overlay: self.overlay,
             conntrack_max: self.conntrack_max,
+            timeouts: self.timeouts,
+            pod_new_flows: self.pod_new_flows,
             socket_lb: self.socket_lb,
             service_cidrs: self.service_cidrs.clone(),
             masquerade_exemptions: self.masquerade_exemptions.clone(),

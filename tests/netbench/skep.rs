@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skep_abi::Pod;
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, Trial, XdpMode};
+use skep_datapath::{
+    Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, Timeouts, Trial, Uplinks, XdpMode,
+};
 use skep_netplan::{Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -90,11 +92,13 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
     Options {
         bpffs,
         cgroup,
-        uplink: UPLINK.to_owned(),
+        uplinks: Uplinks::Named(vec![UPLINK.to_owned()]),
         xdp: XdpMode::Driver,
         node_addrs: vec![NODE_ADDR.into()],
         overlay: false,
         conntrack_max: 0,
+        timeouts: Timeouts::DEFAULT,
+        pod_new_flows: 0,
         socket_lb: SocketLb::All,
         service_cidrs: Vec::new(),
         masquerade_exemptions: Vec::new(),

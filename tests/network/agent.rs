@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use skep_api::flow_log::{FlowQuery, FlowRecord, Line};
-use skep_datapath::{Counters, Datapath, Options, ProgramLogLevel, SocketLb, XdpMode};
+use skep_datapath::{Counters, Datapath, Options, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode};
 use skep_netplan::{Index, Observed};
 use skep_network::engine::{Engine, Message};
 use skep_network::{FlowLog, FlowLogLevel, KINDS, NetworkConfig, NetworkState, flows};
@@ -25,7 +25,7 @@ pub(crate) const NODE_ADDR: &str = "10.79.0.1";
 /// What outlives an agent.
 pub(crate) struct Machine {
     netns: NetNs,
-    _outside: NetNs,
+    outside: NetNs,
     pub(crate) cgroup: Cgroup,
     folder: tempfile::TempDir,
 }
@@ -47,22 +47,29 @@ impl Machine {
         let uplink = (&netns, "up0", &*format!("{NODE_ADDR}/24"));
         connect(uplink, (&outside, "to-node", "10.79.0.254/24"))?;
         let cgroup = Cgroup::new(name)?;
-        Ok(Machine { netns, _outside: outside, cgroup, folder: tempfile::tempdir()? })
+        Ok(Machine { netns, outside, cgroup, folder: tempfile::tempdir()? })
     }
 
     pub(crate) fn netns(&self) -> &NetNs {
         &self.netns
     }
 
+    /// At the other end of the uplink, with the address 10.79.0.254.
+    pub(crate) fn outside(&self) -> &NetNs {
+        &self.outside
+    }
+
     pub(crate) fn options(&self) -> Result<Options> {
         Ok(Options {
             bpffs: bpffs::folder(self.netns.name())?,
             cgroup: self.cgroup.path().to_owned(),
-            uplink: "up0".to_owned(),
+            uplinks: Uplinks::Routed,
             xdp: XdpMode::Auto,
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
             overlay: false,
             conntrack_max: 0,
+            timeouts: Timeouts::DEFAULT,
+            pod_new_flows: 0,
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
@@ -85,7 +92,7 @@ impl Machine {
 
     pub(crate) fn start(&self) -> Result<Agent> {
         let socket = self.folder.path().join("cni.sock");
-        let config = NetworkConfig::new(self.netns.name(), socket.clone(), self.folder.path().to_owned());
+        let mut config = NetworkConfig::new(self.netns.name(), socket.clone(), self.folder.path().to_owned());
         let (options, path) = (self.options()?, self.netns.path());
         let (to, messages) = mpsc::channel(256);
         let (state_in, state) = watch::channel(NetworkState::NotReady("starting".into()));
@@ -98,14 +105,17 @@ impl Machine {
             runtime()?.block_on(async move {
                 let listener = skep_network::cni::listen(&config.cni_socket)?;
                 let mut datapath = Datapath::open(options).await?;
+                config.node_addrs = datapath.links().addrs.iter().copied().collect();
                 counters_in.send(datapath.counters()?)?;
                 let (events, log) =
                     (datapath.flows()?.context("the events are read already")?, FlowLog::default());
                 let reading = flows::serve(skep_network::cni::listen(&flows_socket)?, log.clone());
+                let links = skep_network::watch_links(datapath.watch_links()?, sender.clone());
                 let filling = flows::run(node, events, log, FlowLogLevel::Drops, sender.clone());
                 let mut engine = Engine::open(config, datapath).await?;
                 tokio::select! {
                     () = filling => bail!("the flow log has ended"),
+                    () = links => bail!("the engine takes no links"),
                     () = reading => bail!("no agent serves the flow log"),
                     () = engine.run(messages, state_in, stopped.clone()) => Ok(()),
                     served = skep_network::cni::serve(listener, sender, stopped) => Ok(served?),

@@ -14,11 +14,16 @@ fn no_connection_breaks_while_services_change_and_agents_die() -> Result<()> {
         connections: 200,
         changes_per_second: 40,
         questions_per_second: 500,
-        agent_life: Duration::from_secs(6),
+        silent: 20,
+        silence: Duration::from_secs(4),
+        agent_life: Duration::from_secs(4),
+        overlay: false,
     };
     let report = run(&options)?;
     println!("{report:?}");
     ensure!(report.broken.is_empty(), "{} broke: {:#?}", report.broken.len(), report.broken);
     ensure!(report.restarts > 0 && report.kills > 0, "no agent ended: {report:?}");
+    let nothing = report.after_silence == 0 || report.refused == 0 || report.wrong_nodes == 0;
+    ensure!(!nothing, "a part of the churn did nothing: {report:?}");
     Ok(())
 }

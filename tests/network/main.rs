@@ -9,4 +9,5 @@ mod flows;
 mod node_ports;
 mod off_link;
 mod story;
+mod uplinks;
 mod verdicts;

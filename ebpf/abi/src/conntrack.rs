@@ -11,6 +11,9 @@ use crate::{Addr, Be16, Proto, SocketAddr};
 /// resort.
 pub const CONNTRACK_MAX: u32 = 262_144;
 
+/// Entries of `OPENED`, by a pod's interface: the theoretical arrival time of its next new flow ([`crate::logic::gcra`]).
+pub const OPENED_MAX: u32 = 4_096;
+
 /// Entries of `HELD`, a hash of a pod's host-side interface, 0 for the outside, to the number of its flows that are
 /// [`Flow::KEPT`]. The agent counts them again whenever it walks over `CONNTRACK`.
 pub const HELD_MAX: u32 = 4_096;

@@ -6,9 +6,9 @@ use crate::{Addr, Be16, Proto};
 pub const FLOWS_BYTES: u32 = 1 << 20;
 
 /// Values of [`crate::NodeConfig::observe`]: no events, those of drops, those of drops and of flows that open.
-pub const OBSERVE_NOTHING: u32 = 0;
-pub const OBSERVE_DROPS: u32 = 1;
-pub const OBSERVE_ALL: u32 = 2;
+pub const OBSERVE_NOTHING: u16 = 0;
+pub const OBSERVE_DROPS: u16 = 1;
+pub const OBSERVE_ALL: u16 = 2;
 
 /// A flow that opened, or a packet that was dropped.
 #[repr(C)]
@@ -168,11 +168,13 @@ pub enum DropReason {
     Router = 14,
     /// Addressed to the network of cluster addresses, at one that no service has.
     NoService = 15,
+    /// The pod opens more flows a second than it may.
+    FlowRate = 16,
 }
 
 impl DropReason {
     /// Number of reasons, [`DropReason::None`] included.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
 
     /// The reason in words, for the flow log and metrics.
     pub const fn name(self) -> &'static str {
@@ -193,6 +195,7 @@ impl DropReason {
             DropReason::Frame => "frame type",
             DropReason::Router => "router message",
             DropReason::NoService => "no service",
+            DropReason::FlowRate => "flow rate",
         }
     }
 
@@ -215,6 +218,7 @@ impl DropReason {
             13 => DropReason::Frame,
             14 => DropReason::Router,
             15 => DropReason::NoService,
+            16 => DropReason::FlowRate,
             _ => return None,
         })
     }

@@ -12,8 +12,9 @@ pub const ABI_VERSION: u32 = 10;
 /// frontend's flags [`crate::ServiceValue::NODE`], `BLOCKS` and `SAME_PORT`, and the levels and LOOPBACK of its scope, were always zero before
 /// they had a meaning. In version 9 drops are counted by hook too, flow events have their hook, and the
 /// number in a verdict, which only the flow log reads, is that of a rule; earlier it was that of a policy. In version 10 `CONNECTED` is an
-/// array; earlier it was the storage of sockets.
-pub const MAPS: [(&str, u32); 24] = [
+/// array; earlier it was the storage of sockets. The upper half of the configuration's word of observations, always zero before, became
+/// [`crate::NodeConfig::flags`], and there is one more reason for drops.
+pub const MAPS: [(&str, u32); 26] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),
     ("BUCKETS", 5),
@@ -24,7 +25,7 @@ pub const MAPS: [(&str, u32); 24] = [
     ("CONNECTED", 10),
     ("CONNTRACK", 5),
     ("DISPLACED", 10),
-    ("DROPS", 9),
+    ("DROPS", 10),
     ("EVICTIONS", 7),
     ("EXEMPTIONS", 8),
     ("FLOWS", 9),
@@ -32,10 +33,12 @@ pub const MAPS: [(&str, u32); 24] = [
     ("HELD", 7),
     ("MAGLEV", 5),
     ("NODES", 7),
+    ("NODE_ADDRS", 10),
     ("PODS", 5),
     ("RANGES", 5),
     ("REPORTS", 9),
     ("SERVICES", 5),
     ("SOCKETS", 5),
+    ("UPLINKS", 10),
     ("VERDICTS", 5),
 ];

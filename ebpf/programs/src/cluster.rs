@@ -1,9 +1,11 @@
 //! Whose an address is: a local pod's, the node's, the cluster's.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, NodeConfig, Pod, SocketAddr};
 
-use crate::maps::{CLUSTER, EXEMPTIONS, NODES, PODS};
+use crate::hop;
+use crate::maps::{CLUSTER, EXEMPTIONS, NODE_ADDRS, NODES, PODS, UPLINKS};
 use crate::packet::Packet;
 
 /// The pod of this node with the address.
@@ -17,6 +19,14 @@ pub(crate) fn pod(addr: &Addr) -> Option<&'static Pod> {
 #[inline(always)]
 pub(crate) fn is_node(config: &NodeConfig, addr: &Addr) -> bool {
     (*addr == config.node_v4 || *addr == config.node_v6) && *addr != Addr::UNSPECIFIED
+        || config.flags & NodeConfig::MORE_ADDRS != 0 && NODE_ADDRS.get_ptr(addr).is_some()
+}
+
+/// Whether the interface is one to the other nodes and the outside.
+#[inline(always)]
+pub(crate) fn is_uplink(config: &NodeConfig, ifindex: u32) -> bool {
+    ifindex == config.uplink
+        || config.flags & NodeConfig::SEVERAL_UPLINKS != 0 && UPLINKS.get_ptr(&ifindex).is_some()
 }
 
 /// Whether the address is another node's.
@@ -73,4 +83,33 @@ pub(crate) fn keeps_source(addr: &Addr) -> bool {
 pub(crate) fn node_addr(config: &NodeConfig, packet: &Packet) -> Option<SocketAddr> {
     let addr = if packet.is_v4() { config.node_v4 } else { config.node_v6 };
     (addr != Addr::UNSPECIFIED).then_some(SocketAddr::new(addr, Be16(0)))
+}
+
+/// The node's address on that uplink, as [`node_addr`]; the node's if the uplink has none.
+#[inline(always)]
+pub(crate) fn uplink_addr(config: &NodeConfig, packet: &Packet, ifindex: u32) -> Option<SocketAddr> {
+    if config.flags & NodeConfig::SEVERAL_UPLINKS != 0 {
+        // SAFETY: read-only use within the program's run; the agent replaces entries whole.
+        let uplink = unsafe { UPLINKS.get(&ifindex) };
+        let addr =
+            uplink.map_or(Addr::UNSPECIFIED, |uplink| if packet.is_v4() { uplink.v4 } else { uplink.v6 });
+        if addr != Addr::UNSPECIFIED {
+            return Some(SocketAddr::new(addr, Be16(0)));
+        }
+    }
+    node_addr(config, packet)
+}
+
+/// The node's address towards a remote end outside the cluster, as [`uplink_addr`].
+#[inline(always)]
+pub(crate) fn addr_towards(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &Packet,
+    to: &Addr,
+) -> Option<SocketAddr> {
+    if config.flags & NodeConfig::SEVERAL_UPLINKS == 0 {
+        return node_addr(config, packet);
+    }
+    uplink_addr(config, packet, hop::interface_to(ctx, packet, to))
 }

@@ -12,7 +12,7 @@ use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, DropReason, Hook, NodeConfig};
 
 use crate::packet::Packet;
-use crate::{interface, report};
+use crate::{cluster, hop, interface, report};
 
 /// Index of the loopback interface, in every network namespace.
 const LOOPBACK_IFINDEX: u32 = 1;
@@ -43,18 +43,28 @@ pub(crate) fn to_host(ctx: &TcContext) -> i32 {
     unsafe { bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS as u64) as i32 }
 }
 
-/// Out of the uplink, past the node's stack; the node's routes give the next hop.
+/// Out of the uplink, past the node's stack; the node's routes give the next hop, and of several uplinks the one.
 #[inline(always)]
-pub(crate) fn to_uplink(config: &NodeConfig) -> i32 {
+pub(crate) fn to_uplink(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
+    if config.flags & NodeConfig::SEVERAL_UPLINKS != 0 {
+        return hop::send(ctx, config, packet);
+    }
     to_interface(config.uplink)
+}
+
+/// Back out of the uplink that the packet came by.
+#[inline(always)]
+pub(crate) fn to_sender(ctx: &TcContext, config: &NodeConfig) -> i32 {
+    let here = interface::here(ctx);
+    to_interface(if cluster::is_uplink(config, here) { here } else { config.uplink })
 }
 
 /// To another node's pod: by the overlay if there is one, or else by the uplink.
 #[inline(always)]
-pub(crate) fn to_remote(config: &NodeConfig, packet: &Packet) -> i32 {
+pub(crate) fn to_remote(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
     let overlay = overlay(config, packet);
     if overlay == 0 {
-        return to_uplink(config);
+        return to_uplink(ctx, config, packet);
     }
     to_interface(overlay)
 }

@@ -4,18 +4,13 @@
 //! limit, is on its way to that node, by the link between the nodes or the overlay. That node has the same frontend and
 //! the same Maglev table, so it picks the same backend; it keeps the client's address and answers the client directly.
 
-use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
-};
-use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, DropReason, Flow, NodeConfig, SocketAddr};
+use skep_abi::{DropReason, Flow, NodeConfig, SocketAddr};
 
-use crate::deliver::{self, AF_INET, AF_INET6, overlay};
+use crate::deliver::{self, overlay};
 use crate::maps::CONNTRACK;
 use crate::packet::{L3, Packet};
-use crate::{cluster, conntrack, interface};
+use crate::{cluster, conntrack, hop};
 
 /// Result of [`send`], none of the kernel's actions: no next hop to the backend's node is known that forwards packets for
 /// a frontend's address.
@@ -67,44 +62,19 @@ pub(crate) fn forward(
 #[inline(never)]
 fn send(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i32 {
     let backend = &flow.destination.addr;
-    // SAFETY: integers and unions of them, for which zeros are values.
-    let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    route.ifindex = interface::here(ctx);
-    route.l4_protocol = packet.proto.0;
-    if packet.is_v4() {
-        route.family = AF_INET as u8;
-        route.__bindgen_anon_3.ipv4_src = packet.source.addr.v4_word();
-        route.__bindgen_anon_4.ipv4_dst = backend.v4_word();
-    } else {
-        route.family = AF_INET6 as u8;
-        route.__bindgen_anon_3.ipv6_src = packet.source.addr.0;
-        route.__bindgen_anon_4.ipv6_dst = backend.0;
-    }
-    let size = size_of::<bpf_fib_lookup>() as i32;
-    // SAFETY: context and parameters are valid for the call, the size is theirs.
-    let result = unsafe { find_route(ctx.as_ptr(), &raw mut route, size, 0) };
-    let found = result == BPF_FIB_LKUP_RET_SUCCESS as i64;
-    if !found && result != BPF_FIB_LKUP_RET_NO_NEIGH as i64 && result != BPF_FIB_LKUP_RET_FRAG_NEEDED as i64 {
-        return NO_HOP;
-    }
-    // SAFETY: both members of the union are numbers; the kernel has put the next hop there.
-    let gateway = unsafe {
-        if packet.is_v4() {
-            Addr::from_v4_word(route.__bindgen_anon_4.ipv4_dst)
-        } else {
-            Addr(route.__bindgen_anon_4.ipv6_dst)
-        }
-    };
+    let Some(hop) = hop::find(ctx, packet, backend) else { return NO_HOP };
     // The next hop must be a node, since a router would return the packet: it is one on the overlay, or if its address is
     // inside the cluster.
-    let to_node = route.ifindex == overlay(config, packet)
-        || route.ifindex == config.uplink && gateway != *backend && cluster::contains(&gateway);
+    let to_node = hop.ifindex == overlay(config, packet)
+        || cluster::is_uplink(config, hop.ifindex)
+            && hop.gateway != *backend
+            && cluster::contains(&hop.gateway);
     // Two nodes whose tables differ for a moment would send the packet back and forth.
-    let came_from_there = found && ctx.load::<[u8; 6]>(6).is_ok_and(|mac| mac == route.dmac);
+    let came_from_there = hop.mac.is_some_and(|next| ctx.load::<[u8; 6]>(6).is_ok_and(|mac| mac == next));
     if !to_node || came_from_there || !decrement_hop_limit(ctx, packet) {
         return NO_HOP;
     }
-    deliver::to_next_hop(route.ifindex, packet, &gateway)
+    deliver::to_next_hop(hop.ifindex, packet, &hop.gateway)
 }
 
 /// False: the hop limit is used up, and the packet may not be forwarded.

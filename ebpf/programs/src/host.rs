@@ -112,5 +112,9 @@ fn onward(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
     if cluster::is_node(config, to) {
         return deliver::to_host(ctx);
     }
-    if cluster::contains(to) { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
+    if cluster::contains(to) {
+        deliver::to_remote(ctx, config, packet)
+    } else {
+        deliver::to_uplink(ctx, config, packet)
+    }
 }

@@ -19,6 +19,7 @@ mod dsr;
 mod fragments;
 mod frame;
 mod hooks;
+mod hop;
 mod host;
 mod icmp;
 mod interface;

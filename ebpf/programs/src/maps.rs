@@ -7,9 +7,9 @@ use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
     CLASSES_MAX, CLUSTER_MAX, CONNECTED_MAX, CONNTRACK_MAX, ClassKey, Connected, DISPLACED_MAX, DROPS_LEN,
     EXEMPTIONS_MAX, EventAccount, EventKind, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
-    FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey, MaglevPage, NODES_MAX, NodeConfig, PODS_MAX,
-    Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr,
-    SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey, MaglevPage, NODE_ADDRS_MAX, NODES_MAX,
+    NodeConfig, OPENED_MAX, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX,
+    ServiceKey, ServiceValue, SocketAddr, SocketKey, UPLINKS_MAX, Uplink, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::buffers::{Quote, Reply, Search};
@@ -53,6 +53,12 @@ pub(crate) static EXEMPTIONS: LpmTrie<Addr, u32, { EXEMPTIONS_MAX as usize }, NO
 
 #[btf_map]
 pub(crate) static NODES: HashMap<Addr, u32, { NODES_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub(crate) static NODE_ADDRS: HashMap<Addr, u32, { NODE_ADDRS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub(crate) static UPLINKS: HashMap<u32, Uplink, { UPLINKS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 
 /// The class table of even generations.
 #[btf_map]
@@ -106,6 +112,9 @@ pub(crate) static CURSOR: PerCpuArray<u32, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static HELD: HashMap<u32, u32, { HELD_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OPENED: LruHashMap<u32, u64, { OPENED_MAX as usize }> = LruHashMap::new();
 
 /// Entries that made room for newer ones.
 #[btf_map]

@@ -5,13 +5,19 @@
 //! so a flood of unanswered flows has the length of the rings and no more. One pod keeps no more flows than its share;
 //! those beyond it work, and lose their entries like unanswered ones.
 
+use aya_ebpf::programs::TcContext;
 use skep_abi::logic::flow_key::is_same;
+use skep_abi::logic::gcra;
 use skep_abi::logic::openers::{holder, is_settled};
-use skep_abi::{Flow, FlowKey, Omission};
+use skep_abi::{DropReason, Flow, FlowKey, Omission};
 
-use crate::maps::{self, CONNTRACK, CURSOR, EVICTIONS, HELD, OPENERS};
+use crate::clock::now_ns;
+use crate::interface;
+use crate::maps::{self, CONNTRACK, CURSOR, EVICTIONS, HELD, OPENED, OPENERS};
 use crate::omission::omits;
 use crate::packet::Packet;
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Keys in a ring, and the shares of a pod and of the outside. The agent sets them before it loads the programs.
 #[unsafe(no_mangle)]
@@ -20,6 +26,32 @@ static OPENERS_LEN: u32 = 1;
 static POD_SHARE: u32 = 0;
 #[unsafe(no_mangle)]
 static OUTSIDE_SHARE: u32 = 0;
+
+/// New flows a second of one pod, after a burst of as many; 0: no bound. The agent sets it before it loads the programs.
+#[unsafe(no_mangle)]
+static POD_NEW_FLOWS: u32 = 0;
+
+/// Takes a new flow off the budget of the pod that opens it; an error if there is none left. CPUs that open at once may lose a count.
+#[inline(always)]
+pub(crate) fn admit(ctx: &TcContext) -> Result<(), DropReason> {
+    let rate = value(&POD_NEW_FLOWS);
+    if rate == 0 || charge(interface::here(ctx), rate) { Ok(()) } else { Err(DropReason::FlowRate) }
+}
+
+#[inline(never)]
+fn charge(ifindex: u32, rate: u32) -> bool {
+    const SLACK: gcra::Slack = gcra::Slack { burst_ns: SECOND_NS, wait_ns: 0 };
+    let cost = SECOND_NS / rate as u64;
+    // SAFETY: the kernel keeps the element valid until the program ends; it is a number.
+    let opened = OPENED.get_ptr_mut(ifindex).map(|opened| unsafe { &mut *opened });
+    let next = opened.as_deref().copied().unwrap_or(0);
+    let Some(turn) = gcra::turn(next, now_ns(), cost, SLACK) else { return false };
+    match opened {
+        Some(opened) => *opened = turn.next,
+        None => drop(OPENED.insert(ifindex, turn.next, 0)),
+    }
+    true
+}
 
 #[inline(always)]
 fn value(global: &u32) -> u32 {

@@ -12,7 +12,7 @@ use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
-use skep_abi::logic::lifetime::{Life, copy};
+use skep_abi::logic::lifetime::{Group, Life, Timeout, Timeouts, copy};
 use skep_abi::{Be16, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, SocketAddr};
 
 use crate::buffers::Search;
@@ -242,6 +242,19 @@ fn set_port(search: &mut Search, port: u32) {
     }
 }
 
+/// The times of flows. The agent sets them before it loads the programs.
+#[unsafe(no_mangle)]
+static TIMEOUTS: Timeouts = Timeouts::DEFAULT;
+
+#[inline(always)]
+fn times(group: Group) -> Timeout {
+    // The compiler would take the initial values for the present ones, and the bound of the index for known.
+    let index = core::hint::black_box(group as u32) as usize & (Group::COUNT - 1);
+    let all: *const Timeout = (&raw const TIMEOUTS).cast();
+    // SAFETY: the index is within the static; volatile, since the agent changes it before it loads the programs.
+    unsafe { core::ptr::read_volatile(all.add(index)) }
+}
+
 /// Removes the entry that has the key, and its partner, if their flow gives up its port.
 #[inline(always)]
 fn take_over(search: &mut Search) -> bool {
@@ -252,7 +265,7 @@ fn take_over(search: &mut Search) -> bool {
         .map(|partner| &*partner)
         .filter(|partner| flow.is_partner(&search.key, partner));
     let life = Life::of(flow, partner);
-    let timeout = life.timeout(search.key.proto);
+    let timeout = times(life.group(search.key.proto));
     let early = search.scarce == TAKE_SILENT || search.scarce == TAKE_CLOSED && timeout.takeover == 0;
     let seconds = if early { timeout.takeover } else { timeout.expiry };
     if !life.is_silent(seconds, now_ns()) {

@@ -142,7 +142,7 @@ fn count(hook: Hook, reason: DropReason) {
 }
 
 #[inline(always)]
-fn wants(level: u32) -> bool {
+fn wants(level: u16) -> bool {
     maps::config().is_some_and(|config| config.observe >= level)
 }
 

@@ -121,7 +121,7 @@ pub(crate) fn of_forwarded(
 #[inline(never)]
 fn examine_forwarded(config: &NodeConfig, packet: &Packet, ifindex: u32) -> DropReason {
     let sender = packet.sender_addr();
-    let network = ifindex == config.uplink || ifindex == deliver::overlay(config, packet);
+    let network = cluster::is_uplink(config, ifindex) || ifindex == deliver::overlay(config, packet);
     let spoofed = match cluster::pod(sender) {
         Some(pod) => pod.ifindex != ifindex,
         None => network && cluster::is_node(config, sender),

@@ -148,7 +148,8 @@ pub(crate) fn put_outside(
     flow: &mut Flow,
     addressed: &SocketAddr,
 ) -> Result<(), DropReason> {
-    let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
+    let node = cluster::addr_towards(ctx, config, packet, &packet.destination.addr);
+    let node = node.ok_or(DropReason::NoPort)?;
     flow.source = *addressed;
     flow.flags |= Flow::SOURCE | Flow::OUTSIDE;
     if is_higher(&node, &packet.destination) != packet.from_high() {

@@ -170,6 +170,13 @@ impl Lab {
         self.node.open()
     }
 
+    /// Opens the datapath again, with a budget of new flows for each pod.
+    pub(crate) fn set_pod_new_flows(&mut self, per_second: u32) -> Result<()> {
+        self.node.pod_new_flows = per_second;
+        self.node.datapath = None;
+        self.node.open()
+    }
+
     /// Opens the datapath again, knowing the networks of cluster addresses.
     pub(crate) fn set_service_cidrs(&mut self, cidrs: &[&str]) -> Result<()> {
         self.node.service_cidrs = cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use skep_abi::{Addr, Flow, Pod, Proto};
+use skep_abi::{Addr, DropReason, Flow, Pod, Proto};
 use skep_netplan::Write;
 
 use super::frame::{ACK, Body, Frame, SYN};
@@ -149,5 +149,42 @@ fn a_pod_with_many_answered_flows_takes_no_more_than_its_share() -> Result<()> {
     ensure!(held(&lab)? == 0, "datagrams' flows live longer than 200 s");
     ask(&mut lab, 1)?;
     ensure!(held(&lab)? == 1, "a new flow is not kept");
+    Ok(())
+}
+
+/// New flows a second in the test of the budget.
+const RATE: u32 = 200;
+
+#[test]
+fn a_pod_opens_no_more_flows_than_its_budget_and_others_have_theirs() -> Result<()> {
+    let mut lab = Lab::new("pkob")?;
+    lab.set_pod_new_flows(RATE)?;
+    let world = World::ALL[0];
+    let (client, other) = (world.a(), world.elsewhere());
+    let outside = at(world.client(), port::BACKEND);
+    let open = |lab: &mut Lab, pod, number: u32| {
+        let port = 1_024 + number as u16;
+        lab.run(POD, &Frame::new(at(pod, port), outside, data(Proto::UDP)).bytes())
+            .map(|(verdict, _)| verdict)
+    };
+    let start = std::time::Instant::now();
+    let mut passed = 0;
+    let mut refused = 0;
+    for number in 0..RATE * 3 {
+        match open(&mut lab, client, number)? {
+            Verdict::Drop(DropReason::FlowRate) => refused += 1,
+            Verdict::Pass | Verdict::Redirect => passed += 1,
+            verdict => anyhow::bail!("{verdict:?}"),
+        }
+    }
+    let refilled = (start.elapsed().as_secs_f64() * f64::from(RATE)) as u32 + 1;
+    ensure!((RATE..=RATE + refilled).contains(&passed), "{passed} passed, {refused} refused");
+    ensure!(refused > 0, "no flow was refused in {:?}", start.elapsed());
+    // A known flow is no new one, and another pod has its own budget.
+    ensure!(open(&mut lab, client, 0)? != Verdict::Drop(DropReason::FlowRate));
+    let uplink = lab.interface("up0")?;
+    lab.node.apply(&[Write::PutPod(other.into(), Pod { ifindex: uplink, slot: 3, ..Pod::default() })])?;
+    lab.at = skep_datapath::At { interface: uplink, came_by: uplink };
+    ensure!(open(&mut lab, other, 0)? != Verdict::Drop(DropReason::FlowRate));
     Ok(())
 }

@@ -324,6 +324,29 @@ fn through_the_overlay_come_other_nodes_and_their_pods() -> Result<()> {
     })
 }
 
+/// A client's packets come by the uplink, also those of a flow that they have opened there.
+#[test]
+fn through_the_overlay_come_no_packets_of_flows_from_outside() -> Result<()> {
+    let mut table = overlaid("pksb")?;
+    let uplink = table.lab.interface("up0")?;
+    each(|world, proto, number| {
+        let overlay = table.lab.interface(if world.is_v4() { "skep-vxlan4" } else { "skep-vxlan6" })?;
+        for to in [
+            at(world.b(), 80),
+            at(world.node(), port::NODE + port::LOCAL),
+            at(world.node(), port::NODE + port::REMOTE),
+        ] {
+            let packet = Frame::new(at(world.client(), number), to, opening(proto));
+            table.lab.at = At { interface: uplink, came_by: uplink };
+            let (verdict, _) = table.run(FROM_OUTSIDE, &packet)?;
+            ensure!(verdict == Verdict::Redirect, "{to}: {verdict:?} for a flow that opens");
+            table.lab.at = At { interface: overlay, came_by: overlay };
+            table.dropped(FROM_OUTSIDE, &packet, DropReason::Spoofed).with_context(|| to.to_string())?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn what_the_node_forwards_has_a_pods_address_only_from_that_pod() -> Result<()> {
     let mut table = Table::new("pksa")?;

@@ -49,8 +49,8 @@ fn is_attached(node: &Node) -> Result<bool> {
 }
 
 /// Takes `tc_node_ingress` from the uplink: what is forwarded then, XDP forwards.
-fn without_tc(name: &str) -> Result<()> {
-    let pin = format!("v{}/links/uplink-ingress", skep_abi::ABI_VERSION);
+fn without_tc(name: &str, uplink: u32) -> Result<()> {
+    let pin = format!("v{}/links/uplink-{uplink}-ingress", skep_abi::ABI_VERSION);
     Ok(std::fs::remove_file(bpffs::folder(name)?.join(pin))?)
 }
 
@@ -100,7 +100,9 @@ fn a_node_port_is_answered_by_another_nodes_pod_through_every_change_of_hook() -
 
     ensure!(reopen(&mut world.balancer, XdpMode::Generic)? == Some(XdpHook::Generic));
     ensure!(sent_on(&world, &mut clients)? == 0, "the driver's hook is empty");
-    without_tc(&format!("{name}b"))?;
+    let uplink =
+        world.balancer.datapath.as_ref().and_then(|datapath| Some(datapath.links().uplinks.first()?.index));
+    without_tc(&format!("{name}b"), uplink.context("no uplink")?)?;
     ask_all(&mut clients, TIMES).context("behind the driver, alone")?;
 
     ensure!(reopen(&mut world.balancer, XdpMode::Off)?.is_none());

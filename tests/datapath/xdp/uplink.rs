@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use skep_abi::{Addr, Backend, BackendKey, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
-use skep_datapath::{Datapath, Options, ProgramLogLevel, SocketLb, XdpMode};
+use skep_datapath::{Datapath, Options, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -68,11 +68,13 @@ impl Uplink {
         let options = Options {
             bpffs: bpffs::folder(name)?,
             cgroup: cgroup.path().to_owned(),
-            uplink: "up0".to_owned(),
+            uplinks: Uplinks::Named(vec!["up0".to_owned()]),
             xdp: XdpMode::Off,
             node_addrs: vec![Family::V4.node(), Family::V6.node()],
             overlay: false,
             conntrack_max: 0,
+            timeouts: Timeouts::DEFAULT,
+            pod_new_flows: 0,
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),

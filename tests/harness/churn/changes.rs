@@ -6,19 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::world::{STEADY, World, create_service, create_slice, replace_endpoints};
+use super::world::{STEADY, World, create_service, create_slice, object, replace_endpoints};
 
 const WORKERS: u32 = 4;
 
-pub(super) struct Changes(JoinSet<Result<usize>>);
+pub(super) struct Changes {
+    workers: JoinSet<Result<usize>>,
+    wrong_nodes: JoinSet<Result<usize>>,
+}
 
 pub(super) fn start(
     world: &World,
@@ -35,17 +39,25 @@ pub(super) fn start(
     }
     let turns = take_turns(world.client.clone(), world.backends.clone(), stop.clone());
     workers.spawn_on(turns, runtime.handle());
-    Ok(Changes(workers))
+    let mut wrong_nodes = JoinSet::new();
+    wrong_nodes.spawn_on(
+        add_wrong_nodes(world.client.clone(), world.node_addr, world.backends[0], stop.clone()),
+        runtime.handle(),
+    );
+    Ok(Changes { workers, wrong_nodes })
 }
 
 impl Changes {
-    /// Waits for the last ones; how many there were. Every one must have succeeded.
-    pub(super) async fn count(mut self) -> Result<usize> {
-        let mut all = 0;
-        while let Some(done) = self.0.join_next().await {
-            all += done??;
-        }
-        Ok(all)
+    /// Waits for the last ones; how many there were, and how many wrong Nodes. Every one must have succeeded.
+    pub(super) async fn count(self) -> Result<(usize, usize)> {
+        let sum = async |mut tasks: JoinSet<Result<usize>>| -> Result<usize> {
+            let mut all = 0;
+            while let Some(done) = tasks.join_next().await {
+                all += done??;
+            }
+            Ok(all)
+        };
+        Ok((sum(self.workers).await?, sum(self.wrong_nodes).await?))
     }
 }
 
@@ -97,4 +109,40 @@ async fn take_turns(client: Client, backends: Vec<Ipv4Addr>, stop: Arc<AtomicBoo
     }
     replace_endpoints(&client, STEADY, &backends).await?;
     Ok(changes)
+}
+
+/// Nodes as a mistyped address or a taken kubelet makes them: off every link, with another node's address, with a pod's, with
+/// none, with the pods of all. None of them may change what right ones do.
+async fn add_wrong_nodes(
+    client: Client,
+    node: Ipv4Addr,
+    pod: Ipv4Addr,
+    stop: Arc<AtomicBool>,
+) -> Result<usize> {
+    let nodes: Api<Node> = Api::all(client);
+    let pods =
+        |bits: u8| format!("{}/{bits}", Ipv4Addr::from_bits(pod.to_bits() >> (32 - bits) << (32 - bits)));
+    let wrong = [
+        (vec![Ipv4Addr::new(192, 168, 77, 5)], "10.222.0.0/24".to_owned()),
+        (vec![node], "10.222.1.0/24".to_owned()),
+        (vec![pod], "10.222.2.0/24".to_owned()),
+        (Vec::new(), "10.222.3.0/24".to_owned()),
+        (vec![Ipv4Addr::new(192, 168, 77, 6)], pods(16)),
+        (vec![Ipv4Addr::new(192, 168, 77, 7)], pods(24)),
+    ];
+    let mut added = 0;
+    while !stop.load(Ordering::Acquire) {
+        let (addrs, cidr) = &wrong[added % wrong.len()];
+        let name = format!("wrong-{added}");
+        let object: Node =
+            object(json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}));
+        nodes.create(&PostParams::default(), &object).await?;
+        let addresses: Vec<_> = addrs.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+        let status = json!({"status": {"addresses": addresses}});
+        nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        nodes.delete(&name, &DeleteParams::default()).await?;
+        added += 1;
+    }
+    Ok(added)
 }

@@ -1,5 +1,6 @@
-//! Churn: Services and EndpointSlices change all the time and the agent is restarted and killed, while connections stay open
-//! that must not break, and names are asked for.
+//! Churn on two nodes: Services and EndpointSlices change all the time, wrong Nodes come and go, agents are restarted and killed,
+//! while connections stay open that must not break, others are tried that policy refuses,
+//! and names are asked for.
 //!
 //! In: how long, how many connections, how many changes a second. Out: what was done, and every connection that broke.
 //! Server and agent are real processes; pods are namespaces with interfaces by the CNI plugin's own code.
@@ -23,13 +24,18 @@ use world::World;
 pub struct Options {
     pub profile: Profile,
     pub duration: Duration,
-    /// Half of them to the cluster address from a pod, half to the node port from outside.
+    /// Half of them to the cluster address from a pod, half to the nodes' ports from outside.
     pub connections: usize,
     pub changes_per_second: u32,
     /// To the cluster's DNS, from a pod.
     pub questions_per_second: u32,
-    /// Between two ends of the agent, by turns asked for and by force.
+    /// Connections of a pod to the outside that are silent for `silence` between two words.
+    pub silent: usize,
+    pub silence: Duration,
+    /// Between two ends of an agent, of either node in turn, by turns asked for and by force.
     pub agent_life: Duration,
+    /// Whether packets between the nodes' pods go in VXLAN.
+    pub overlay: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -43,16 +49,22 @@ pub struct Report {
     /// Questions to the cluster's DNS, and the longest time until an answer.
     pub questions: usize,
     pub slowest_answer: Duration,
+    /// Words after a silence, from either end.
+    pub after_silence: usize,
+    /// Connections that policy refused.
+    pub refused: usize,
+    /// Nodes that came wrongly and went.
+    pub wrong_nodes: usize,
     pub broken: Vec<String>,
 }
 
 /// Fails when the stage cannot be set; what breaks on it is in the report.
 pub fn run(options: &Options) -> Result<Report> {
-    traffic::allow_files(options.connections * 2 + 512)?;
+    traffic::allow_files((options.connections + options.silent) * 2 + 512)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut world = World::new(options.profile, &runtime)?;
+    let mut world = World::new(options, &runtime)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let traffic = Traffic::start(&world, options.connections, &runtime, &stop)?;
+    let traffic = Traffic::start(&world, options, &runtime, &stop)?;
     let questions = questions::start(&world, options.questions_per_second, &runtime, &stop)?;
     let changes = changes::start(&world, options.changes_per_second, &runtime, &stop)?;
     let mut report = Report::default();
@@ -68,7 +80,7 @@ pub fn run(options: &Options) -> Result<Report> {
         }
     }
     stop.store(true, Ordering::Release);
-    report.changes = runtime.block_on(changes.count())?;
+    (report.changes, report.wrong_nodes) = runtime.block_on(changes.count())?;
     // The agent that came last has caught up when what is made now is served.
     let caught_up = world.serves_a_new_service(&runtime);
     traffic.finish(&runtime, &mut report)?;

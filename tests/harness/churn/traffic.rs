@@ -1,7 +1,8 @@
-//! Open connections that send requests all the time, and new ones beside them.
+//! Open connections that send requests all the time, others that are silent for long, new ones beside them, and some that must be
+//! refused.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,13 +13,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use super::Report;
 use super::world::World;
-use crate::netns::NetNs;
+use super::{Options, Report};
+use crate::netns::{NetNs, enter};
 
 /// An answer that takes longer counts as none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const WORD: usize = 8;
+/// How long a connection is tried that must be refused.
+pub(super) const REFUSAL_TIMEOUT: Duration = Duration::from_millis(300);
+/// A client's first byte of a word that is to be answered after the silence. Without it the server answers at once.
+const LATER: u8 = 1;
 /// Several, so that a fault of one connection differs from a fault of all.
 const DIALLERS: usize = 4;
 
@@ -32,6 +37,8 @@ pub(super) struct Traffic {
 struct Tally {
     requests: AtomicUsize,
     dialled: AtomicUsize,
+    after_silence: AtomicUsize,
+    refused: AtomicUsize,
     broken: Mutex<Vec<String>>,
 }
 
@@ -81,17 +88,20 @@ pub(super) fn dial(to: SocketAddr) -> std::io::Result<()> {
 impl Traffic {
     pub(super) fn start(
         world: &World,
-        connections: usize,
+        options: &Options,
         runtime: &Runtime,
         stop: &Arc<AtomicBool>,
     ) -> Result<Traffic> {
         let connect = |to: SocketAddr, count: usize| -> std::io::Result<Vec<TcpStream>> {
             (0..count).map(|_| TcpStream::connect_timeout(&to, ANSWER_TIMEOUT)).collect()
         };
-        let (from_pod, outside) = (connections / 2, connections - connections / 2);
+        let from_pod = options.connections / 2;
         let to = world.cluster_addr;
         let mut streams = world.visitor.run(|| connect(to, from_pod))?.context("connect from a pod")?;
-        streams.extend(connect(world.node_port, outside).context("connect to the node port")?);
+        for (number, to) in world.node_ports.iter().enumerate() {
+            let count = (options.connections - from_pod + number) / world.node_ports.len();
+            streams.extend(connect(*to, count).with_context(|| format!("connect to the node port {to}"))?);
+        }
         let tally = Arc::new(Tally::default());
         let mut standing = JoinSet::new();
         let _entered = runtime.enter();
@@ -101,8 +111,25 @@ impl Traffic {
             let stream = tokio::net::TcpStream::from_std(stream)?;
             standing.spawn_on(keep_asking(number, stream, tally.clone(), stop.clone()), runtime.handle());
         }
+        let outside = serve_after(world.outside, options.silence, runtime)?;
+        let streams =
+            world.visitor.run(|| connect(outside, options.silent))?.context("connect to the outside")?;
+        for (number, stream) in streams.into_iter().enumerate() {
+            stream.set_nonblocking(true)?;
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            let work = be_silent(number, stream, options.silence, tally.clone());
+            let stop = stop.clone();
+            let work = async move {
+                tokio::select! {
+                    () = work => {}
+                    () = stopped(stop) => {}
+                }
+            };
+            standing.spawn_on(work, runtime.handle());
+        }
         let dial = |dialler| dial_on(world, dialler, tally.clone(), stop.clone());
-        let dialling = (0..DIALLERS).map(dial).collect::<Result<_>>()?;
+        let mut dialling = (0..DIALLERS).map(dial).collect::<Result<Vec<_>>>()?;
+        dialling.push(be_refused(world, tally.clone(), stop.clone())?);
         Ok(Traffic { standing, dialling, tally })
     }
 
@@ -113,6 +140,8 @@ impl Traffic {
         }
         report.requests = self.tally.requests.load(Ordering::Acquire);
         report.dialled = self.tally.dialled.load(Ordering::Acquire);
+        report.after_silence = self.tally.after_silence.load(Ordering::Acquire);
+        report.refused = self.tally.refused.load(Ordering::Acquire);
         report.broken =
             std::mem::take(&mut *self.tally.broken.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
@@ -158,12 +187,9 @@ fn dial_on(
     stop: Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>> {
     let (path, to) = (world.visitor.path(), world.cluster_addr);
-    let visitor = std::fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
     Ok(std::thread::spawn(move || {
-        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-        let fd = std::os::fd::AsFd::as_fd(&visitor);
-        if let Err(error) = rustix::thread::move_into_link_name_space(fd, kind) {
-            return tally.broke(format!("enter the pod: {error}"));
+        if let Err(error) = enter(&path) {
+            return tally.broke(format!("enter the pod: {error:#}"));
         }
         let start = Instant::now();
         for number in 0_u64.. {
@@ -180,6 +206,88 @@ fn dial_on(
                 }
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }))
+}
+
+async fn stopped(stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Answers each word with itself, after the silence if the word asks for that.
+fn serve_after(at: Ipv4Addr, silence: Duration, runtime: &Runtime) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((at, 0))?;
+    let addr = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let _entered = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    runtime.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut word = [0; WORD];
+                while stream.read_exact(&mut word).await.is_ok() {
+                    if word[0] == LATER {
+                        tokio::time::sleep(silence).await;
+                    }
+                    if stream.write_all(&word).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok(addr)
+}
+
+/// Says nothing for long, then asks; and asks for an answer that comes after a long silence, so that the other end speaks first.
+async fn be_silent(number: usize, mut stream: tokio::net::TcpStream, silence: Duration, tally: Arc<Tally>) {
+    let name = format!("silent connection {number}, {:?}", stream.local_addr());
+    for round in 0_u32.. {
+        let later = (round as usize + number).is_multiple_of(2);
+        let mut word = [0; WORD];
+        word[0] = if later { LATER } else { 0 };
+        word[4..].copy_from_slice(&round.to_be_bytes());
+        let wait = if later { silence } else { Duration::ZERO };
+        tokio::time::sleep(silence - wait).await;
+        let mut answer = [0; WORD];
+        let asked = tokio::time::timeout(wait + ANSWER_TIMEOUT, async {
+            stream.write_all(&word).await?;
+            stream.read_exact(&mut answer).await
+        });
+        let who = if later { "the other end" } else { "this end" };
+        match asked.await {
+            Ok(Ok(_)) if answer == word => drop(tally.after_silence.fetch_add(1, Ordering::Relaxed)),
+            Ok(Ok(_)) => return tally.broke(format!("{name}, round {round}: another's answer")),
+            Ok(Err(error)) => return tally.broke(format!("{name}, round {round}, {who} speaks: {error}")),
+            Err(_) => return tally.broke(format!("{name}, round {round}, {who} speaks: no answer")),
+        }
+    }
+}
+
+/// Tries to reach the closed pod, by its address and by its Service, from a pod; nothing may pass.
+fn be_refused(
+    world: &World,
+    tally: Arc<Tally>,
+    stop: Arc<AtomicBool>,
+) -> Result<std::thread::JoinHandle<()>> {
+    let (path, closed) = (world.visitor.path(), world.closed);
+    Ok(std::thread::spawn(move || {
+        if let Err(error) = enter(&path) {
+            return tally.broke(format!("enter the pod: {error:#}"));
+        }
+        let start = Instant::now();
+        while !stop.load(Ordering::Acquire) {
+            for to in closed {
+                match TcpStream::connect_timeout(&to, REFUSAL_TIMEOUT) {
+                    Ok(_) => {
+                        tally.broke(format!("a connection to {to} passed after {:.1?}", start.elapsed()))
+                    }
+                    Err(_) => drop(tally.refused.fetch_add(1, Ordering::Relaxed)),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
     }))
 }

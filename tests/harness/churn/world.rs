@@ -1,19 +1,20 @@
-//! A server, a node with its agent, pods with echo servers, and the Service that the connections use.
+//! A server, two nodes with their agents, pods with echo servers on both, and the Service that the connections use.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use xtask::binaries::{self, Profile};
+use xtask::binaries;
 use xtask::cluster::layout::{Layout, NodeLayout, UPLINK};
 use xtask::cluster::process::{Processes, Spec, args};
 use xtask::cluster::{self, Cluster, Options, Store, host};
@@ -22,13 +23,14 @@ use xtask::deps;
 use super::traffic;
 use crate::netns::NetNs;
 
-const NODE: u8 = 1;
-const BACKENDS: usize = 3;
-const AGENT: &str = "agent-churn";
+const NODES: [u8; 2] = [1, 2];
+/// Of each backend: the others are on the first node.
+const BACKENDS: [u8; 3] = [1, 1, 2];
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) const PORT: u16 = 8080;
 pub(super) const STEADY: &str = "steady";
+const CLOSED: &str = "closed";
 
 /// Everything is unmade when it is dropped: pods' namespaces first, the cluster last.
 pub(super) struct World {
@@ -36,10 +38,19 @@ pub(super) struct World {
     pub(super) visitor: NetNs,
     pub(super) backends: Vec<Ipv4Addr>,
     pub(super) cluster_addr: SocketAddr,
-    pub(super) node_port: SocketAddr,
+    /// Of every node.
+    pub(super) node_ports: Vec<SocketAddr>,
+    /// Of the node that the visitor is on.
+    pub(super) node_addr: Ipv4Addr,
+    /// An address of this machine that is outside the cluster.
+    pub(super) outside: Ipv4Addr,
+    /// Where a pod listens that policy closes, by its address and by a Service.
+    pub(super) closed: [SocketAddr; 2],
     _pods: Vec<NetNs>,
     processes: Processes,
-    agent: Spec,
+    agents: Vec<Spec>,
+    /// How many agents were ended.
+    ended: usize,
     _down: Down,
 }
 
@@ -56,60 +67,86 @@ pub(super) fn object<T: DeserializeOwned>(value: Value) -> T {
 }
 
 impl World {
-    pub(super) fn new(profile: Profile, runtime: &Runtime) -> Result<World> {
+    pub(super) fn new(options: &super::Options, runtime: &Runtime) -> Result<World> {
         let layout = Layout::named("skepchrn", &xtask::workspace().join("target/skep-churn"), 92);
         cluster::seize(&layout)?;
         let down = Down(layout.clone());
         let kubectl = deps::kubectl(&layout.state.join("tools"))?;
-        let binaries = binaries::built(profile)?;
+        let binaries = binaries::built(options.profile)?;
         let cluster = Cluster::new(layout.clone(), binaries.clone(), kubectl);
         // No kubelet renews the node's Lease here.
-        cluster.start_server(&Options { nodes: 1, store: Store::Embedded, node_grace: u16::MAX })?;
+        cluster.start_server(&Options {
+            nodes: NODES.len() as u8,
+            store: Store::Embedded,
+            node_grace: u16::MAX,
+        })?;
         let client = runtime.block_on(client(layout.kubeconfig()))?;
-        let node = layout.node(NODE);
-        let (processes, agent) = (Processes::new(layout.pids()), agent(&layout, &node, binaries.skep)?);
-        processes.converge(&agent)?;
-        runtime.block_on(register(&client, &node))?;
+        let nodes = NODES.map(|index| layout.node(index));
+        let processes = Processes::new(layout.pids());
+        let start = |node| agent(&layout, node, binaries.skep.clone(), options.overlay);
+        let agents = nodes.iter().map(start).collect::<Result<Vec<Spec>>>()?;
+        for (agent, node) in agents.iter().zip(&nodes) {
+            processes.converge(agent)?;
+            runtime.block_on(register(&client, node))?;
+        }
         let mut pods = Vec::new();
         let mut backends = Vec::new();
-        for number in 0..=BACKENDS {
-            let name = format!("pod-{number}");
-            let (pod, addr) = runtime.block_on(add_pod(&client, &node, &name))?;
-            if number > 0 {
-                traffic::serve(&pod, SocketAddr::from((addr, PORT)), runtime)?;
-                backends.push(addr);
-            }
+        for (number, index) in BACKENDS.into_iter().enumerate() {
+            let node = layout.node(index);
+            let (pod, addr) =
+                runtime.block_on(add_pod(&client, &node, &format!("pod-{number}"), "backend"))?;
+            traffic::serve(&pod, SocketAddr::from((addr, PORT)), runtime)?;
+            backends.push(addr);
             pods.push(pod);
         }
-        let visitor = pods.remove(0);
+        let (visitor, _) = runtime.block_on(add_pod(&client, &nodes[0], "visitor", "visitor"))?;
+        let (pod, closed) = runtime.block_on(add_pod(&client, &nodes[1], "closed", CLOSED))?;
+        traffic::serve(&pod, SocketAddr::from((closed, PORT)), runtime)?;
+        pods.push(pod);
+        let closed_vip = runtime.block_on(close(&client, closed))?;
         let (vip, port) = runtime.block_on(steady(&client, &backends))?;
-        let (cluster_addr, node_port) = (SocketAddr::from((vip, 80)), SocketAddr::from((node.addr, port)));
+        let cluster_addr = SocketAddr::from((vip, 80));
         let world = World {
             client,
             visitor,
             backends,
             cluster_addr,
-            node_port,
+            node_ports: nodes.iter().map(|node| SocketAddr::from((node.addr, port))).collect(),
+            node_addr: nodes[0].addr,
+            outside: layout.gateway_addr(),
+            closed: [SocketAddr::from((closed, PORT)), SocketAddr::from((closed_vip, 80))],
             _pods: pods,
             processes,
-            agent,
+            agents,
+            ended: 0,
             _down: down,
         };
         world.answers(cluster_addr).context("before the churn")?;
+        world.refuses().context("before the churn")?;
         Ok(world)
     }
 
+    /// Ends the agent of each node in turn and starts it again.
     pub(super) fn restart_agent(&mut self, by_force: bool) -> Result<()> {
+        let agent = &self.agents[self.ended / 2 % self.agents.len()];
+        self.ended += 1;
         let ended = match by_force {
-            true => self.processes.kill(AGENT)?,
-            false => self.processes.end(AGENT, Duration::from_secs(10))?,
+            true => self.processes.kill(&agent.name)?,
+            false => self.processes.end(&agent.name, Duration::from_secs(10))?,
         };
-        ensure!(
-            ended,
-            "the agent had ended by itself; it says\n{}",
-            cluster::process::tail(&self.agent.log, 12)
-        );
-        self.processes.converge(&self.agent)?;
+        let last = || cluster::process::tail(&agent.log, 12);
+        ensure!(ended, "{} had ended by itself; it says\n{}", agent.name, last());
+        self.processes.converge(agent)?;
+        Ok(())
+    }
+
+    /// Waits until the closed pod is closed.
+    fn refuses(&self) -> Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let connects = |to: &SocketAddr| TcpStream::connect_timeout(to, traffic::REFUSAL_TIMEOUT).is_ok();
+        while self.visitor.run(|| self.closed.iter().any(connects))? {
+            ensure!(Instant::now() < deadline, "the policy is not in force");
+        }
         Ok(())
     }
 
@@ -157,7 +194,7 @@ async fn client(kubeconfig: PathBuf) -> Result<Client> {
 }
 
 /// Links, cgroup and pins of the node, and how its agent is started.
-fn agent(layout: &Layout, node: &NodeLayout, skep: PathBuf) -> Result<Spec> {
+fn agent(layout: &Layout, node: &NodeLayout, skep: PathBuf, overlay: bool) -> Result<Spec> {
     host::make_node_network(layout, node)?;
     let cgroup = host::make_cgroup(node)?;
     host::mount_bpf(&node.bpffs())?;
@@ -167,6 +204,7 @@ fn agent(layout: &Layout, node: &NodeLayout, skep: PathBuf) -> Result<Spec> {
         format!("--node={}", node.name),
         format!("--node-ip={}", node.addr),
         format!("--uplink={UPLINK}"),
+        format!("--tunnel={}", if overlay { "vxlan" } else { "none" }),
     ]);
     for (flag, path) in [
         ("--kubeconfig", layout.kubeconfig()),
@@ -177,14 +215,15 @@ fn agent(layout: &Layout, node: &NodeLayout, skep: PathBuf) -> Result<Spec> {
     ] {
         words.extend([flag.into(), path.into()]);
     }
+    let name = format!("churn-{}", node.name);
     Ok(Spec {
-        name: AGENT.to_owned(),
         program: skep,
         args: words,
         env: Vec::new(),
         netns: Some(node.netns_path()),
         cgroup: Some(host::system_cgroup(&cgroup)),
-        log: layout.logs().join(format!("{AGENT}.log")),
+        log: layout.logs().join(format!("{name}.log")),
+        name,
     })
 }
 
@@ -204,10 +243,10 @@ async fn register(client: &Client, node: &NodeLayout) -> Result<()> {
 }
 
 /// A namespace with the pod's interface, and the pod's address.
-async fn add_pod(client: &Client, node: &NodeLayout, name: &str) -> Result<(NetNs, Ipv4Addr)> {
+async fn add_pod(client: &Client, node: &NodeLayout, name: &str, app: &str) -> Result<(NetNs, Ipv4Addr)> {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let pod = object(json!({
-        "metadata": {"name": name},
+        "metadata": {"name": name, "labels": {"app": app}},
         "spec": {"nodeName": node.name, "automountServiceAccountToken": false,
                  "containers": [{"name": "main", "image": "localhost/none:1"}]},
     }));
@@ -233,6 +272,19 @@ async fn add_pod(client: &Client, node: &NodeLayout, name: &str) -> Result<(NetN
     };
     let address = added["ips"][0]["address"].as_str().and_then(|text| text.strip_suffix("/32"));
     Ok((netns, address.context("no address")?.parse()?))
+}
+
+/// Closes the pod with that address for everyone, and makes a Service for it; the Service's address.
+async fn close(client: &Client, addr: Ipv4Addr) -> Result<Ipv4Addr> {
+    let policies: Api<NetworkPolicy> = Api::default_namespaced(client.clone());
+    let policy = object(json!({
+        "metadata": {"name": CLOSED},
+        "spec": {"podSelector": {"matchLabels": {"app": CLOSED}}, "policyTypes": ["Ingress"]},
+    }));
+    policies.create(&PostParams::default(), &policy).await?;
+    let made = create_service(client, CLOSED, "ClusterIP").await?;
+    create_slice(client, CLOSED, &[addr]).await?;
+    Ok(made.0)
 }
 
 async fn steady(client: &Client, backends: &[Ipv4Addr]) -> Result<(Ipv4Addr, u16)> {

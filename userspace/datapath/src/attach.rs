@@ -3,7 +3,7 @@
 //! In: the node's and the pods' interfaces, the cgroup. Out: pinned links, which a new process updates in place, so that no
 //! packet passes without a program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -13,9 +13,10 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::{CgroupAttachMode, LinkOrder, TcAttachType, tc};
 use aya::util::KernelVersion;
 
-use crate::config::Options;
+use crate::config::{Options, XdpMode};
 use crate::error::DatapathError;
 use crate::interface::interface_name;
+use crate::node_links::Uplink;
 use crate::object::{RELEASE_HOOK, SOCKET_HOOKS, classifier, release_hook, socket_hook};
 use crate::overlay::Overlay;
 use crate::pins;
@@ -35,8 +36,8 @@ pub(crate) struct Attachments {
     pods: BTreeSet<u32>,
     /// Whether the kernel has TCX links (Linux 6.6); clsact filters are the fallback.
     tcx: bool,
-    /// Where `xdp_node` runs.
-    pub(crate) xdp: Option<XdpHook>,
+    /// Uplinks that have their programs, by index, and where `xdp_node` runs there.
+    uplinks: BTreeMap<u32, Option<XdpHook>>,
 }
 
 impl Attachments {
@@ -44,10 +45,10 @@ impl Attachments {
         let folder = pins::links(bpffs);
         fs::create_dir_all(&folder).map_err(DatapathError::file("create", &folder))?;
         let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
-        Ok(Attachments { folder, pods: BTreeSet::new(), tcx, xdp: None })
+        Ok(Attachments { folder, pods: BTreeSet::new(), tcx, uplinks: BTreeMap::new() })
     }
 
-    /// Attaches everything but the pods' programs.
+    /// Attaches everything but the programs of pods and uplinks.
     pub(crate) fn attach_node(
         &mut self,
         ebpf: &mut Ebpf,
@@ -55,9 +56,6 @@ impl Attachments {
         overlay: &Overlay,
         side_links: &[SideLink],
     ) -> Result<(), DatapathError> {
-        let uplink = &options.uplink;
-        self.attach_tc(ebpf, "tc_node_ingress", uplink, TcAttachType::Ingress, "uplink-ingress")?;
-        self.attach_tc(ebpf, "tc_node_egress", uplink, TcAttachType::Egress, "uplink-egress")?;
         self.attach_tc(ebpf, "tc_host_egress", "lo", TcAttachType::Egress, "loopback-egress")?;
         for link in side_links {
             self.attach_tc(ebpf, "tc_delay", link.far, TcAttachType::Ingress, link.pin)?;
@@ -65,12 +63,75 @@ impl Attachments {
         for (device, pin) in overlay.devices() {
             self.attach_tc(ebpf, "tc_node_ingress", device, TcAttachType::Ingress, pin)?;
         }
-        self.xdp = xdp::attach(ebpf, uplink, options.xdp, &self.folder)?;
         let cgroup = File::open(&options.cgroup).map_err(DatapathError::file("open", &options.cgroup))?;
         for name in SOCKET_HOOKS {
             self.attach_socket_hook(ebpf, name, &cgroup)?;
         }
         self.attach_release_hook(ebpf, &cgroup)
+    }
+
+    /// Where `xdp_node` runs on the first uplink that has it.
+    pub(crate) fn xdp(&self) -> Option<XdpHook> {
+        self.uplinks.values().flatten().next().copied()
+    }
+
+    /// Has the programs on these uplinks and takes them from all others; idempotent. What fails for one uplink does not hold up
+    /// the others: the first error is returned after all.
+    pub(crate) fn set_uplinks(
+        &mut self,
+        ebpf: &mut Ebpf,
+        wanted: &[Uplink],
+        mode: XdpMode,
+    ) -> Result<(), DatapathError> {
+        self.uplinks.retain(|index, _| wanted.iter().any(|uplink| uplink.index == *index));
+        let mut result = Ok(());
+        for hook in XdpHook::ALL {
+            result = result.and(xdp::detach(&self.folder.join(format!("uplink-xdp-{}", hook.name()))));
+        }
+        for uplink in wanted {
+            if !self.uplinks.contains_key(&uplink.index) {
+                let attached = self.attach_uplink(ebpf, uplink, mode);
+                result = result.and(attached.map(|hook| {
+                    self.uplinks.insert(uplink.index, hook);
+                }));
+            }
+        }
+        result.and(self.forget_uplinks(wanted))
+    }
+
+    fn attach_uplink(
+        &self,
+        ebpf: &mut Ebpf,
+        uplink: &Uplink,
+        mode: XdpMode,
+    ) -> Result<Option<XdpHook>, DatapathError> {
+        let Uplink { name, index, .. } = uplink;
+        let (ingress, egress) = (format!("uplink-{index}-ingress"), format!("uplink-{index}-egress"));
+        self.attach_tc(ebpf, "tc_node_ingress", name, TcAttachType::Ingress, &ingress)?;
+        self.attach_tc(ebpf, "tc_node_egress", name, TcAttachType::Egress, &egress)?;
+        let hook = xdp::attach(ebpf, uplink, mode, &self.folder)?;
+        tracing::info!(uplink = name, index, xdp = ?hook, "attached programs to an uplink");
+        Ok(hook)
+    }
+
+    /// Takes the programs from every uplink that is not among these, and removes what an earlier version pinned for its only one.
+    fn forget_uplinks(&self, wanted: &[Uplink]) -> Result<(), DatapathError> {
+        let entries = fs::read_dir(&self.folder).map_err(DatapathError::file("list", &self.folder))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        for name in names.filter(|name| name.starts_with("uplink-")) {
+            let index = name.split('-').nth(1).and_then(|index| index.parse::<u32>().ok());
+            if wanted.iter().any(|uplink| Some(uplink.index) == index) {
+                continue;
+            }
+            if !self.tcx
+                && let Some(interface) = index.and_then(|index| interface_name(index).ok())
+            {
+                detach_clsact(&interface);
+            }
+            let path = self.folder.join(&name);
+            if self.tcx || name.contains("-xdp-") { xdp::detach(&path)? } else { pins::remove(&path)? }
+        }
+        Ok(())
     }
 
     /// Updates the links that an earlier process pinned for pods to this process's programs.
@@ -177,6 +238,15 @@ impl Attachments {
         let path = self.folder.join(name);
         pins::remove(&path)?;
         pins::pin_link(link, &path)
+    }
+}
+
+/// Removes our filters of both sides; there may be none.
+fn detach_clsact(interface: &str) {
+    for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let handle = TcHandle::from(CLSACT_HANDLE);
+        // Dropping the link removes the filter.
+        drop(SchedClassifierLink::attached(interface, side, CLSACT_PRIORITY, handle, None));
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
+use skep_abi::logic::lifetime::Timeouts;
 
 /// The node that the datapath runs for.
 #[derive(Clone, Debug)]
@@ -14,16 +15,20 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// The cgroup v2 folder whose processes have service translation at the socket.
     pub cgroup: PathBuf,
-    /// The interface that leads to the other nodes.
-    pub uplink: String,
-    /// Where XDP runs on the uplink.
+    /// The interfaces that lead to the other nodes and the outside.
+    pub uplinks: Uplinks,
+    /// Where XDP runs on the uplinks.
     pub xdp: XdpMode,
-    /// The node's addresses; the programs know one of each family.
+    /// The node's addresses, one of each family that it has. Further addresses of the uplinks are its own too.
     pub node_addrs: Vec<IpAddr>,
     /// Whether packets to pods of other nodes go in VXLAN. If not, the network between the nodes routes pods' addresses.
     pub overlay: bool,
     /// Entries of the table of flows; 0: by the machine's memory. A pinned table keeps its size.
     pub conntrack_max: u32,
+    /// How long flows live without a packet.
+    pub timeouts: Timeouts,
+    /// New flows a second that a pod may open, after a burst of as many; 0: as many as it likes.
+    pub pod_new_flows: u32,
     /// Whose sockets are translated.
     pub socket_lb: SocketLb,
     /// The networks of cluster addresses, at most one of each family; packets to an address of theirs that no service has are
@@ -42,6 +47,16 @@ pub struct Trial {
     pub object: Option<Vec<u8>>,
     /// Bits of [`skep_abi::Omission`]: what the programs leave out.
     pub omitted: u32,
+}
+
+/// Which interfaces are uplinks. They are looked up again whenever links, addresses or default routes change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Uplinks {
+    /// Those of these that exist; one must exist at the start.
+    Named(Vec<String>),
+    /// Ethernet interfaces with a default route or one of the node's addresses.
+    #[default]
+    Routed,
 }
 
 /// Whose sockets have service translation at `connect`; those of others are translated by packet.

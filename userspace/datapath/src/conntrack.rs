@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData};
-use skep_abi::logic::lifetime::{Kind, Life, Observed, State, state};
+use skep_abi::logic::lifetime::{Kind, Life, Observed, State, Timeouts, state};
 use skep_abi::logic::openers;
 use skep_abi::{Backend, Flow, FlowKey, Proto, SocketAddr};
 use skep_netplan::DatagramServices;
@@ -39,8 +39,8 @@ impl Datapath {
         &self,
         services: DatagramServices,
     ) -> impl Future<Output = Result<Collected, DatapathError>> + Send + 'static {
-        let folder = pins::maps(&self.bpffs);
-        blocking(move || collect(&folder, &services))
+        let (folder, timeouts) = (pins::maps(&self.bpffs), self.timeouts);
+        blocking(move || collect(&folder, &services, timeouts))
     }
 }
 
@@ -48,10 +48,15 @@ impl Datapath {
 struct Table {
     flows: HashMap<MapData, FlowKey, Flow>,
     now: u64,
+    timeouts: Timeouts,
 }
 
-fn collect(folder: &Path, services: &DatagramServices) -> Result<Collected, DatapathError> {
-    let mut table = Table::open(&folder.join(CONNTRACK))?;
+fn collect(
+    folder: &Path,
+    services: &DatagramServices,
+    timeouts: Timeouts,
+) -> Result<Collected, DatapathError> {
+    let mut table = Table::open(&folder.join(CONNTRACK), timeouts)?;
     let (mut candidates, mut seen, mut held) = (Vec::new(), 0usize, BTreeMap::<u32, u32>::new());
     let walk = |key: &FlowKey, flow: &Flow| {
         seen += 1;
@@ -106,9 +111,10 @@ fn write_held(folder: &Path, mut counts: BTreeMap<u32, u32>) -> Result<(), Datap
 }
 
 impl Table {
-    fn open(path: &PathBuf) -> Result<Table, DatapathError> {
+    fn open(path: &PathBuf, timeouts: Timeouts) -> Result<Table, DatapathError> {
         let opened = || HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?);
-        Ok(Table { flows: opened().map_err(DatapathError::map(CONNTRACK, "open"))?, now: monotonic_ns() })
+        let flows = opened().map_err(DatapathError::map(CONNTRACK, "open"))?;
+        Ok(Table { flows, now: monotonic_ns(), timeouts })
     }
 
     fn get(&self, key: &FlowKey) -> Option<Flow> {
@@ -117,12 +123,12 @@ impl Table {
 
     /// Whether the entry is over if it needs no partner, or has none.
     fn may_be_over(&self, key: &FlowKey, flow: &Flow) -> bool {
-        Life::of(flow, None).is_over(key.proto, self.now)
+        Life::of(flow, None).is_over(key.proto, self.now, &self.timeouts)
     }
 
     fn is_over(&self, key: &FlowKey, flow: &Flow) -> bool {
         let partner = if Kind::of(flow.flags).needs_partner() { self.partner(key, flow) } else { None };
-        Life::of(flow, partner.as_ref()).is_over(key.proto, self.now)
+        Life::of(flow, partner.as_ref()).is_over(key.proto, self.now, &self.timeouts)
     }
 
     fn partner(&self, key: &FlowKey, flow: &Flow) -> Option<Flow> {

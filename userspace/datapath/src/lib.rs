@@ -22,6 +22,7 @@ mod interface;
 mod local_address;
 mod maps;
 mod netlink;
+mod node_links;
 mod object;
 mod observe;
 mod overlay;
@@ -40,25 +41,27 @@ mod verdicts;
 mod xdp;
 mod xdp_hook;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub use announce::Announcer;
 pub use apply::ApplyError;
-pub use config::{Options, ProgramLogLevel, SocketLb, Trial, UnknownXdpMode, XdpMode};
+pub use config::{Options, ProgramLogLevel, SocketLb, Trial, UnknownXdpMode, Uplinks, XdpMode};
 pub use conntrack::Collected;
 pub use counters::{Counters, DropCount, EventCount};
 pub use error::DatapathError;
 pub use flows::{Flows, Observation};
 pub use inspect::{At, Verified};
 pub use local_address::set_local_addresses;
+pub use node_links::{LinkWatcher, NodeLinks, Uplink};
 pub use pod_link::{PodInterface, PodLink};
 pub use program_log::ProgramLog;
+pub use skep_abi::logic::lifetime::{Group as FlowGroup, Timeouts};
 pub use xdp_hook::XdpHook;
 
 use attach::Attachments;
 use flow_table::FlowTable;
 use maps::Maps;
-use netlink::link_mtu;
 use object::{Constants, Helpers, service_nets};
 use overlay::Overlay;
 use side_link::SideLink;
@@ -71,6 +74,11 @@ pub struct Datapath {
     maps: Maps,
     attachments: Attachments,
     overlay: Overlay,
+    wanted_uplinks: Uplinks,
+    node_addrs: Vec<IpAddr>,
+    xdp: XdpMode,
+    links: NodeLinks,
+    timeouts: Timeouts,
     /// The largest packet between pods, in bytes.
     pod_mtu: u32,
     /// See [`Datapath::paces`].
@@ -94,6 +102,8 @@ impl Datapath {
             flows: FlowTable::of(&pins::maps(&options.bpffs), options.conntrack_max)?,
             helpers: Helpers::of_kernel(),
             socket_lb: options.socket_lb,
+            timeouts: options.timeouts,
+            pod_new_flows: options.pod_new_flows,
             service_nets: service_nets(&options.service_cidrs),
             has_exemptions: !options.masquerade_exemptions.is_empty(),
             program_log: options.program_log,
@@ -103,24 +113,62 @@ impl Datapath {
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
         maps.set_exemptions(&options.masquerade_exemptions)?;
         let (enabled, addrs) = (options.overlay, options.node_addrs.clone());
-        let uplink_mtu = link_mtu(&options.uplink)?;
+        let (wanted, given) = (options.uplinks.clone(), options.node_addrs.clone());
+        let links = blocking(move || node_links::read(wanted, given)).await?;
+        check_named(&options.uplinks, &links)?;
+        let uplink_mtu = links.mtu();
         let overlay = blocking(move || overlay::set_up(enabled, &addrs, uplink_mtu)).await?;
         let delay = blocking(move || delay::set_up(uplink_mtu)).await?;
-        maps.configure(&options, &overlay, near_index(&delay))?;
+        maps.configure(&overlay, near_index(&delay))?;
+        maps.set_links(&links)?;
         let mut attachments = Attachments::new(&options.bpffs)?;
         let paces = pace.is_some();
         let side_links: Vec<SideLink> = delay.into_iter().chain(pace).collect();
         attachments.attach_node(&mut ebpf, &options, &overlay, &side_links)?;
+        attachments.set_uplinks(&mut ebpf, &links.uplinks, options.xdp)?;
         attachments.adopt_pods(&mut ebpf)?;
         for addr in &options.node_addrs {
             pod_link::enable_forwarding(addr)?;
         }
         pod_link::accept_own_addresses()?;
         let pod_mtu = uplink_mtu.saturating_sub(overlay.overhead());
-        Ok(Datapath { bpffs: options.bpffs, ebpf, maps, attachments, overlay, pod_mtu, paces })
+        Ok(Datapath {
+            bpffs: options.bpffs,
+            ebpf,
+            maps,
+            attachments,
+            overlay,
+            wanted_uplinks: options.uplinks,
+            node_addrs: options.node_addrs,
+            xdp: options.xdp,
+            links,
+            timeouts: options.timeouts,
+            pod_mtu,
+            paces,
+        })
     }
 
-    /// The largest packet that a pod can send to any other pod, in bytes: the uplink's MTU less the overlay's headers.
+    /// The node's links, as the programs know them.
+    pub fn links(&self) -> &NodeLinks {
+        &self.links
+    }
+
+    /// Watches for links other than [`Datapath::links`]. To be called in a runtime, in the network namespace of the node.
+    pub fn watch_links(&self) -> Result<LinkWatcher, DatapathError> {
+        LinkWatcher::new(self.wanted_uplinks.clone(), self.node_addrs.clone(), self.links.clone())
+    }
+
+    /// Has the programs on these uplinks and no others, and these addresses as the node's; idempotent. Pods keep the MTU that they
+    /// have.
+    pub fn set_links(&mut self, links: NodeLinks) -> Result<(), DatapathError> {
+        self.maps.set_links(&links)?;
+        self.attachments.set_uplinks(&mut self.ebpf, &links.uplinks, self.xdp)?;
+        self.links = links;
+        Ok(())
+    }
+
+    /// The largest packet that a pod can send to any other pod, in bytes: the least MTU of
+    /// the uplinks, less the overlay's headers.
     pub fn pod_mtu(&self) -> u32 {
         self.pod_mtu
     }
@@ -136,9 +184,9 @@ impl Datapath {
         pins::remove_folder(bpffs)
     }
 
-    /// Where on the uplink `xdp_node` runs; `None`: it does not run.
+    /// Where on the uplinks `xdp_node` runs, on the first of them where it does; `None`: it does not run.
     pub fn xdp(&self) -> Option<XdpHook> {
-        self.attachments.xdp
+        self.attachments.xdp()
     }
 
     /// Attaches the pod programs to the host side of a pod's interface; idempotent.
@@ -167,6 +215,22 @@ impl Datapath {
             self.attachments.forget_pod(ifindex)?;
         }
         Ok(())
+    }
+}
+
+/// A name that no interface has is often a mistake; one of several may come later.
+fn check_named(wanted: &Uplinks, links: &NodeLinks) -> Result<(), DatapathError> {
+    match wanted {
+        Uplinks::Named(names) if links.uplinks.is_empty() => {
+            Err(DatapathError::NoInterface { name: names.join(",") })
+        }
+        Uplinks::Routed if links.uplinks.is_empty() => {
+            tracing::warn!(
+                "no interface has a default route or an address of the node: there is no uplink yet"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 

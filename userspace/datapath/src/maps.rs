@@ -4,7 +4,7 @@
 //! maps are written here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +18,8 @@ use skep_abi::{
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
-use crate::config::Options;
 use crate::error::DatapathError;
-use crate::interface::interface_index;
+use crate::node_links::{NodeLinks, Uplink};
 use crate::overlay::Overlay;
 use crate::pins;
 use crate::verdicts::{BPF_F_NO_PREALLOC, VerdictMap};
@@ -39,6 +38,8 @@ pub(crate) struct Maps {
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
     pub(crate) nodes: HashMap<MapData, Addr, u32>,
     exemptions: LpmTrie<MapData, Addr, u32>,
+    node_addrs: HashMap<MapData, Addr, u32>,
+    uplinks: HashMap<MapData, u32, skep_abi::Uplink>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
     pub(crate) verdicts: HashOfMaps<MapData, u32, VerdictMap>,
     /// `VERDICTS` again, for batches.
@@ -61,6 +62,8 @@ impl Maps {
             cluster: take(ebpf, "CLUSTER")?,
             nodes: take(ebpf, "NODES")?,
             exemptions: take(ebpf, "EXEMPTIONS")?,
+            node_addrs: take(ebpf, "NODE_ADDRS")?,
+            uplinks: take(ebpf, "UPLINKS")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
             verdicts: take(ebpf, "VERDICTS")?,
             verdicts_data: MapData::from_pin(pins::maps(bpffs).join("VERDICTS"))
@@ -71,26 +74,48 @@ impl Maps {
     }
 
     /// Writes the node's part of the configuration; the generation does not change.
-    pub(crate) fn configure(
-        &mut self,
-        options: &Options,
-        overlay: &Overlay,
-        delay: u32,
-    ) -> Result<(), DatapathError> {
+    pub(crate) fn configure(&mut self, overlay: &Overlay, delay: u32) -> Result<(), DatapathError> {
         let failed = DatapathError::map("CONFIG", "write");
         let mut config = self.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?;
-        config.uplink = interface_index(&options.uplink)?;
         (config.overlay_v4, config.overlay_v6) = (overlay.index(true), overlay.index(false));
         config.delay = delay;
         // An earlier process' reader is gone.
         config.observe = OBSERVE_NOTHING;
         config.netns_cookie = netns_cookie()?;
-        (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
-        for ip in &options.node_addrs {
-            let slot = if ip.is_ipv4() { &mut config.node_v4 } else { &mut config.node_v6 };
-            *slot = Addr::from(*ip);
-        }
         self.config.set(0, config, 0).map_err(failed)
+    }
+
+    /// Writes the node's uplinks and addresses. What is new is there before the configuration names it, and what is gone leaves
+    /// after that.
+    pub(crate) fn set_links(&mut self, links: &NodeLinks) -> Result<(), DatapathError> {
+        let addrs: BTreeMap<Addr, u32> = links.addrs.iter().map(|ip| (Addr::from(*ip), 1)).collect();
+        // An address that is on no uplink is the node's by the operator's will: it is the source on all of them.
+        let is_own = |ip: &IpAddr| links.uplinks.iter().any(|uplink| uplink.addrs.contains(ip));
+        let source = |uplink: &Uplink, v4: bool| {
+            let own = links.primary.iter().find(|ip| ip.is_ipv4() == v4).is_some_and(is_own);
+            let addr = uplink.addrs.iter().find(|ip| ip.is_ipv4() == v4).filter(|_| own);
+            addr.map_or(Addr::UNSPECIFIED, |ip| Addr::from(*ip))
+        };
+        let sources =
+            |uplink: &Uplink| skep_abi::Uplink { v4: source(uplink, true), v6: source(uplink, false) };
+        let uplinks: BTreeMap<u32, skep_abi::Uplink> =
+            links.uplinks.iter().map(|uplink| (uplink.index, sources(uplink))).collect();
+        put_all(&mut self.node_addrs, &addrs).map_err(DatapathError::map("NODE_ADDRS", "write"))?;
+        put_all(&mut self.uplinks, &uplinks).map_err(DatapathError::map("UPLINKS", "write"))?;
+        let primary = |v4: bool| {
+            let found = links.primary.iter().find(|ip| ip.is_ipv4() == v4);
+            found.map_or(Addr::UNSPECIFIED, |ip| Addr::from(*ip))
+        };
+        let written = self.set_config(|config| {
+            config.uplink = links.uplinks.first().map_or(0, |uplink| uplink.index);
+            (config.node_v4, config.node_v6) = (primary(true), primary(false));
+            let several = if links.uplinks.len() > 1 { NodeConfig::SEVERAL_UPLINKS } else { 0 };
+            let more = if links.addrs.len() > links.primary.len() { NodeConfig::MORE_ADDRS } else { 0 };
+            config.flags = several | more;
+        });
+        written.map_err(DatapathError::map("CONFIG", "write"))?;
+        keep_only(&mut self.node_addrs, &addrs).map_err(DatapathError::map("NODE_ADDRS", "remove entry"))?;
+        keep_only(&mut self.uplinks, &uplinks).map_err(DatapathError::map("UPLINKS", "remove entry"))
     }
 
     /// Makes `EXEMPTIONS` these networks.
@@ -177,6 +202,22 @@ pub(crate) fn ignore_absent(removed: Result<(), MapError>) -> Result<(), MapErro
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         removed => removed,
     }
+}
+
+fn put_all<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> Result<(), MapError> {
+    wanted.iter().try_for_each(|(key, value)| map.insert(key, value, 0))
+}
+
+fn keep_only<K: aya::Pod + Ord, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> Result<(), MapError> {
+    let present: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    let gone = present.iter().filter(|key| !wanted.contains_key(key));
+    gone.map(|key| ignore_absent(map.remove(key))).collect()
 }
 
 fn open_verdict_map(path: &Path) -> Result<VerdictMap, aya::maps::MapError> {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::LinkMessage;
 use rtnetlink::Handle;
 
 use crate::error::DatapathError;
@@ -65,20 +65,6 @@ pub(crate) async fn get_link(handle: &Handle, name: &str) -> Result<Option<LinkM
         Err(error) if is_errno(&error, libc::ENODEV) => Ok(None),
         Err(error) => Err(DatapathError::netlink(format!("look up {name}"))(error)),
     }
-}
-
-/// The link's MTU in bytes.
-pub(crate) fn link_mtu(name: &str) -> Result<u32, DatapathError> {
-    let missing = DatapathError::NoInterface { name: name.to_owned() };
-    let name = name.to_owned();
-    let link = run(None, move |handle| async move { get_link(&handle, &name).await })?;
-    let mtu = link.and_then(|link| {
-        link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        })
-    });
-    mtu.ok_or(missing)
 }
 
 /// Deletes the link; returns its index, or `None` if there was none.

@@ -8,6 +8,7 @@ use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ipnetwork::IpNetwork;
+use skep_abi::logic::lifetime::Timeouts;
 use skep_abi::{Addr, MAPS, SNAT_PORT_MAX};
 
 use crate::config::{ProgramLogLevel, SocketLb};
@@ -45,6 +46,8 @@ pub(crate) struct Constants {
     pub(crate) first_port: u16,
     pub(crate) flows: FlowTable,
     pub(crate) helpers: Helpers,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) pod_new_flows: u32,
     pub(crate) socket_lb: SocketLb,
     pub(crate) service_nets: ServiceNets,
     /// Whether `EXEMPTIONS` has entries.
@@ -82,17 +85,8 @@ pub(crate) fn load(object: Option<&[u8]>, bpffs: &Path, constants: Constants) ->
 }
 
 fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    let Constants {
-        pace,
-        first_port,
-        flows,
-        helpers,
-        socket_lb,
-        service_nets,
-        has_exemptions,
-        program_log,
-        omitted,
-    } = constants;
+    let Constants { pace, first_port, flows, helpers, program_log, omitted, .. } = constants;
+    let Constants { timeouts, pod_new_flows, socket_lb, service_nets, has_exemptions, .. } = constants;
     let has_exemptions = u32::from(has_exemptions);
     let host_only = u32::from(socket_lb == SocketLb::Host);
     let FlowTable { entries, openers, sockets, pod_share, outside_share } = flows;
@@ -116,6 +110,8 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     loader.override_global("HAS_EXEMPTIONS", &has_exemptions, true);
     loader.override_global("HOST_ONLY", &host_only, true);
     loader.override_global("SNAT_PORTS", &ports, true);
+    loader.override_global("TIMEOUTS", &timeouts, true);
+    loader.override_global("POD_NEW_FLOWS", &pod_new_flows, true);
     loader.override_global("OPENERS_LEN", &openers, true);
     loader.override_global("POD_SHARE", &pod_share, true);
     loader.override_global("OUTSIDE_SHARE", &outside_share, true);
@@ -284,6 +280,8 @@ mod tests {
                 first_port: SNAT_PORT_MAX - 1,
                 flows,
                 helpers,
+                timeouts: Timeouts::DEFAULT,
+                pod_new_flows: 1,
                 socket_lb,
                 service_nets: service_nets(&[]),
                 has_exemptions: true,

@@ -1,4 +1,4 @@
-//! XDP on the uplink, by a pinned link that a new process updates in place.
+//! XDP on an uplink, by a pinned link that a new process updates in place.
 //!
 //! XDP is a shortcut: `tc_node_ingress` handles the same flows. So under [`XdpMode::Auto`] the node runs without XDP if it
 //! cannot be attached, and logs it; under a mode that names a hook this is an error.
@@ -18,7 +18,7 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 
 use crate::config::XdpMode;
 use crate::error::DatapathError;
-use crate::interface::interface_index;
+use crate::node_links::Uplink;
 use crate::object::xdp_program;
 use crate::syscall::{bpf, bpf_fd};
 use crate::xdp_hook::XdpHook;
@@ -31,33 +31,33 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 /// Attaches the program at a hook that `mode` allows and detaches it from the others. `folder` has the pins of links.
 pub(crate) fn attach(
     ebpf: &mut Ebpf,
-    uplink: &str,
+    uplink: &Uplink,
     mode: XdpMode,
     folder: &Path,
 ) -> Result<Option<XdpHook>, DatapathError> {
     let allowed: &[XdpHook] = match mode {
-        XdpMode::Auto if is_veth(uplink)? => &[],
+        XdpMode::Auto if is_veth(uplink.index)? => &[],
         XdpMode::Auto => &[XdpHook::Driver, XdpHook::Generic],
         XdpMode::Driver => &[XdpHook::Driver],
         XdpMode::Generic => &[XdpHook::Generic],
         XdpMode::Off => &[],
     };
     for hook in XdpHook::ALL.into_iter().filter(|hook| !allowed.contains(hook)) {
-        detach(&folder.join(hook.pin()))?;
+        detach(&folder.join(hook.pin(uplink.index)))?;
     }
     if allowed.is_empty() {
         return Ok(None);
     }
     for hook in allowed {
-        if adopt(xdp_program(ebpf, *hook)?, &folder.join(hook.pin())) {
+        if adopt(xdp_program(ebpf, *hook)?, &folder.join(hook.pin(uplink.index))) {
             return Ok(Some(*hook));
         }
     }
     let mut failure = None;
     for hook in allowed {
-        let path = folder.join(hook.pin());
+        let path = folder.join(hook.pin(uplink.index));
         detach(&path)?;
-        match attach_at(ebpf, uplink, *hook, &path) {
+        match attach_at(ebpf, &uplink.name, *hook, &path) {
             Ok(()) => return Ok(Some(*hook)),
             Err(error) => failure = Some(error),
         }
@@ -65,7 +65,11 @@ pub(crate) fn attach(
     match (mode, failure) {
         (XdpMode::Auto, Some(error)) => {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(uplink, error, "attach XDP to the uplink failed; TC handles its flows");
+            tracing::warn!(
+                uplink = uplink.name,
+                error,
+                "attach XDP to the uplink failed; TC handles its flows"
+            );
             Ok(None)
         }
         (_, Some(error)) => Err(error),
@@ -93,7 +97,7 @@ fn attach_at(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Resul
 
 /// Detaches the pinned link's program and removes the pin; idempotent. Without the explicit detach the kernel frees a link
 /// some time after its last pin, and until then accepts no program at another hook.
-fn detach(path: &Path) -> Result<(), DatapathError> {
+pub(crate) fn detach(path: &Path) -> Result<(), DatapathError> {
     let failed = DatapathError::file("detach", path);
     match open(path).and_then(|link| bpf(BPF_LINK_DETACH, &(link.as_raw_fd() as u64))) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
@@ -106,9 +110,8 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
     bpf_fd(BPF_OBJ_GET, &[path.as_ptr() as u64, 0])
 }
 
-fn is_veth(interface: &str) -> Result<bool, DatapathError> {
-    let index = interface_index(interface)?;
-    let operation = format!("look up {interface}");
+fn is_veth(index: u32) -> Result<bool, DatapathError> {
+    let operation = format!("look up interface {index}");
     let link = netlink::run(None, move |handle| async move {
         let mut links = handle.link().get().match_index(index).execute();
         links.try_next().await.map_err(DatapathError::netlink(operation))

@@ -29,10 +29,14 @@ impl XdpHook {
     }
 
     /// Name of the link's pin. It is the only record of the mode, which the kernel does not report.
-    pub(crate) const fn pin(self) -> &'static str {
+    pub(crate) fn pin(self, ifindex: u32) -> String {
+        format!("uplink-{ifindex}-xdp-{}", self.name())
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
         match self {
-            XdpHook::Driver => "uplink-xdp-driver",
-            XdpHook::Generic => "uplink-xdp-generic",
+            XdpHook::Driver => "driver",
+            XdpHook::Generic => "generic",
         }
     }
 }

@@ -33,7 +33,7 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 /// It has four groups of methods:
 ///
 /// 1. Input, at any time and in any order, each call as often as needed: `apply_*`, `delete_*` and `keep_*` of
-///    [`Planner::index`], [`Planner::attach`], [`Planner::detach`].
+///    [`Planner::index`], [`Planner::attach`], [`Planner::detach`], [`Planner::set_node_addrs`].
 /// 2. [`Planner::synced`], once every kind was listed completely and every attachment of the previous agent was
 ///    restored. Until then [`Planner::plan`] is empty, so the maps of the previous agent stay in force after a restart.
 ///    Calling it again has no effect.
@@ -105,6 +105,14 @@ impl Planner {
     /// Has node ports listen only on addresses in these networks; on all if there are none.
     pub fn with_node_port_networks(self, node_port_networks: Vec<IpNetwork>) -> Self {
         Planner { node_port_networks, ..self }
+    }
+
+    /// The addresses of this node in addition to those of its Node object are others now.
+    pub fn set_node_addrs(&mut self, node_addrs: Vec<IpAddr>) {
+        if self.node_addrs != node_addrs {
+            self.node_addrs = node_addrs;
+            self.index.mark_own_services();
+        }
     }
 
     /// Enables planning: all kinds were listed completely, and all attachments were restored.

@@ -3,13 +3,14 @@
 //! In: [`Published`]; [`skep_netplan::announce`] decides which addresses this node answers for. Out: answers to
 //! requests for them, and unsolicited announcements of new ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use skep_datapath::Announcer;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::published::Published;
 
@@ -19,8 +20,25 @@ const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after a failure the socket is opened again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Announces on each uplink, as long as it is one; until the engine has ended.
+pub(crate) async fn run(mut uplinks: watch::Receiver<Vec<String>>, published: watch::Receiver<Published>) {
+    let mut running: BTreeMap<String, AbortOnDropHandle<()>> = BTreeMap::new();
+    loop {
+        let names = uplinks.borrow_and_update().clone();
+        running.retain(|name, _| names.contains(name));
+        for name in names {
+            let start =
+                |name: &String| AbortOnDropHandle::new(tokio::spawn(run_on(name.clone(), published.clone())));
+            running.entry(name).or_insert_with_key(start);
+        }
+        if uplinks.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Runs until the engine has ended.
-pub(crate) async fn run(uplink: String, mut published: watch::Receiver<Published>) {
+async fn run_on(uplink: String, mut published: watch::Receiver<Published>) {
     loop {
         // Without an address there is no socket.
         if published.wait_for(|published| !published.announced.is_empty()).await.is_err() {

@@ -16,7 +16,8 @@ const HEALTH_PORT: u16 = 10_256;
 pub struct NetworkConfig {
     /// The Node's name.
     pub node: String,
-    /// The node's addresses in addition to those of its Node object; node ports are open on all of them.
+    /// The node's addresses in addition to those of its Node object, until the datapath finds others; node ports are open on all
+    /// of them.
     pub node_addrs: Vec<IpAddr>,
     /// Networks of the node's addresses on which node ports are open; empty: all addresses.
     pub node_port_networks: Vec<IpNetwork>,
@@ -26,9 +27,9 @@ pub struct NetworkConfig {
     pub cni_socket: PathBuf,
     /// Folder of `allocations.json`: which sandbox has which address.
     pub state_dir: PathBuf,
-    /// The interface on which the node answers for load balancers' addresses; without one it answers for none.
-    pub uplink: Option<String>,
-    /// MTU of pods' interfaces, in bytes; 0: what the uplink allows.
+    /// The interfaces on which the node answers for load balancers' addresses, until the datapath finds others.
+    pub uplinks: Vec<String>,
+    /// MTU of pods' interfaces, in bytes; 0: what every uplink allows.
     pub mtu: u32,
     /// Whether an overlay reaches other nodes' pods; the same value as the datapath's.
     pub overlay: bool,
@@ -53,7 +54,7 @@ impl NetworkConfig {
             pod_cidrs: Vec::new(),
             cni_socket,
             state_dir,
-            uplink: None,
+            uplinks: Vec::new(),
             mtu: 1500,
             overlay: false,
             health_port: HEALTH_PORT,

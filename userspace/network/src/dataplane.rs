@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use async_trait::async_trait;
-use skep_datapath::Observation;
+use skep_datapath::{NodeLinks, Observation};
 use skep_netplan::{DatagramServices, Observed, Write};
 
 /// A pod's interface as it should be.
@@ -98,6 +98,8 @@ pub trait Dataplane: Send + 'static {
     /// Removes expired flows, and ends the datagram sockets of pods (`namespaces`) and flows whose backend `services` no
     /// longer contain. The work runs apart from this value, since a walk over a large table takes long.
     fn expire_flows(&self, services: DatagramServices, namespaces: Vec<PathBuf>) -> Expiry;
+    /// Has the programs on these uplinks and no others, and these addresses as the node's; idempotent.
+    fn set_links(&mut self, links: &NodeLinks) -> Result<(), DataplaneError>;
     /// Has the programs send these flow events.
     fn observe(&mut self, observation: Observation) -> Result<(), DataplaneError>;
 }

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use skep_datapath::{
-    ApplyError, Datapath, DatapathError, Observation, Options, PodInterface, PodLink, ProgramLogLevel,
+    ApplyError, Datapath, DatapathError, NodeLinks, Observation, Options, PodInterface, PodLink,
+    ProgramLogLevel,
 };
 use skep_netplan::{DatagramServices, Observed, Write};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::dataplane::{Dataplane, DataplaneError, Expiry, FlowTableState, Interface, Link, PartlyApplied};
-use crate::{NetworkConfig, NetworkError, Parts, Subscriptions};
+use crate::{DataplaneEvents, NetworkConfig, NetworkError, Parts, Subscriptions};
 
 /// The network agent over the real datapath; `skep agent --network-only` is this and the informers.
 #[derive(Clone, Debug)]
@@ -34,7 +35,13 @@ impl KernelNetwork {
         config.overlay = options.overlay;
         let mut datapath = Datapath::open(options).await.map_err(NetworkError::Open)?;
         parts.telemetry.metrics.set_counters(datapath.counters().map_err(NetworkError::Open)?);
-        let events = datapath.flows().map_err(NetworkError::Open)?;
+        let events = DataplaneEvents {
+            flows: datapath.flows().map_err(NetworkError::Open)?,
+            links: Some(datapath.watch_links().map_err(NetworkError::Open)?),
+        };
+        let links = datapath.links();
+        config.node_addrs = links.addrs.iter().copied().collect();
+        config.uplinks = links.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let mut logging = JoinSet::new();
         if logs && let Some(log) = datapath.program_log().map_err(NetworkError::Open)? {
             logging.spawn(log.run());
@@ -116,6 +123,10 @@ impl Dataplane for Datapath {
             let skep_datapath::Collected { live, removed, size } = flows;
             Ok(FlowTableState { live, removed, size })
         })
+    }
+
+    fn set_links(&mut self, links: &NodeLinks) -> Result<(), DataplaneError> {
+        Datapath::set_links(self, links.clone()).map_err(failed("follow the node's links"))
     }
 
     fn observe(&mut self, observation: Observation) -> Result<(), DataplaneError> {

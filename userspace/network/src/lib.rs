@@ -43,9 +43,9 @@ pub use kernel::KernelNetwork;
 pub use skep_cni::NetworkState;
 
 use dataplane::Dataplane;
-use engine::Engine;
+use engine::{Engine, Message};
 use metrics::Metrics;
-use skep_datapath::Flows;
+use skep_datapath::{Flows, LinkWatcher};
 
 /// What the network shows of itself; clones show the same.
 #[derive(Clone, Default)]
@@ -62,14 +62,23 @@ pub struct Parts {
     pub state: watch::Sender<NetworkState>,
 }
 
+/// What the dataplane reports by itself.
+#[derive(Default)]
+pub struct DataplaneEvents {
+    /// Without them there is no flow log.
+    pub flows: Option<Flows>,
+    /// Without it the node keeps the links and addresses of the start.
+    pub links: Option<LinkWatcher>,
+}
+
 /// Messages to the engine that it has not taken yet.
 const QUEUE_LENGTH: usize = 1024;
 
-/// Runs until `stop` is cancelled; after that the kernel continues with what was written. Beside the dataplane are its flow
-/// events; without them there is no flow log.
+/// Runs until `stop` is cancelled; after that the kernel continues with what was written. Beside the dataplane are its
+/// events.
 pub async fn run<D: Dataplane>(
     config: NetworkConfig,
-    (dataplane, flow_events): (D, Option<Flows>),
+    (dataplane, events_of): (D, DataplaneEvents),
     client: kube::Client,
     subscriptions: Subscriptions,
     parts: Parts,
@@ -77,7 +86,7 @@ pub async fn run<D: Dataplane>(
 ) -> Result<(), NetworkError> {
     let Parts { dns, telemetry, state } = parts;
     let (sender, messages) = mpsc::channel(QUEUE_LENGTH);
-    let NetworkConfig { node, uplink, health_port, cni_socket, flows_socket, flow_log, .. } = config.clone();
+    let NetworkConfig { node, health_port, cni_socket, flows_socket, flow_log, .. } = config.clone();
     let mut engine = Engine::open(config, dataplane).await?.with_metrics(telemetry.metrics.clone());
     let listener = cni::listen(&cni_socket)?;
     // When one part ends, the others end with it.
@@ -100,10 +109,11 @@ pub async fn run<D: Dataplane>(
     if let Some(dns) = dns {
         helpers.spawn(dns.run(engine.published(), stop.clone()));
     }
-    if let Some(uplink) = uplink {
-        helpers.spawn(announce::run(uplink, engine.published()));
+    helpers.spawn(announce::run(engine.uplinks(), engine.published()));
+    if let Some(links) = events_of.links {
+        helpers.spawn(watch_links(links, sender.clone()));
     }
-    if let Some(events) = flow_events {
+    if let Some(events) = events_of.flows {
         helpers.spawn(flows::run(node, events, telemetry.flows.clone(), flow_log, sender.clone()));
     }
     if let Some(path) = flows_socket {
@@ -119,4 +129,9 @@ pub async fn run<D: Dataplane>(
     helpers.shutdown().await;
     reports.abort();
     result
+}
+
+/// Tells the engine of changed links and addresses, until it has ended.
+pub async fn watch_links(mut links: LinkWatcher, engine: mpsc::Sender<Message>) {
+    while engine.send(Message::Links(links.next().await)).await.is_ok() {}
 }

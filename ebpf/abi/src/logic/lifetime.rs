@@ -90,6 +90,7 @@ pub const fn state(kind: Kind, observed: Observed) -> State {
 }
 
 /// Seconds without a packet.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeout {
     /// After these the entry expires.
@@ -98,21 +99,97 @@ pub struct Timeout {
     pub takeover: u32,
 }
 
-/// The times of a flow. RFC 5382 asks for at least 2 h 4 min for established TCP, RFC 4787 for 2 min for UDP, RFC 5508 for
-/// 60 s for ICMP. SCTP has heartbeats every 30 s, so its associations need no more than netfilter gives them.
-#[inline(always)]
-pub const fn timeout(kind: Kind, proto: Proto, observed: Observed) -> Timeout {
-    let (expiry, takeover) = match (proto, state(kind, observed)) {
-        (_, State::Closed) => (10, 0),
-        (Proto::TCP, State::Established) => (8_000, 8_000),
-        (Proto::SCTP, State::Established) => (210, 210),
-        (Proto::TCP | Proto::SCTP, State::Closing) => (120, 60),
-        (Proto::TCP | Proto::SCTP, State::Opening | State::HalfOpen) => (120, 30),
-        (Proto::UDP, _) => (180, 30),
-        (Proto::ICMP | Proto::ICMPV6, _) => (60, 10),
-        _ => (600, 60),
+/// Flows with the same times.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    Closed = 0,
+    TcpEstablished = 1,
+    SctpEstablished = 2,
+    /// TCP and SCTP.
+    Closing = 3,
+    /// TCP and SCTP, half-open ones too.
+    Opening = 4,
+    Udp = 5,
+    Icmp = 6,
+    /// Of other protocols.
+    Other = 7,
+}
+
+impl Group {
+    /// Number of groups, a power of two.
+    pub const COUNT: usize = 8;
+
+    /// Those whose times can be set, by name.
+    pub const SETTABLE: [(&str, Group); 7] = [
+        ("tcp-established", Group::TcpEstablished),
+        ("sctp-established", Group::SctpEstablished),
+        ("closing", Group::Closing),
+        ("opening", Group::Opening),
+        ("udp", Group::Udp),
+        ("icmp", Group::Icmp),
+        ("other", Group::Other),
+    ];
+
+    #[inline(always)]
+    const fn of(proto: Proto, state: State) -> Group {
+        match (proto, state) {
+            (_, State::Closed) => Group::Closed,
+            (Proto::TCP, State::Established) => Group::TcpEstablished,
+            (Proto::SCTP, State::Established) => Group::SctpEstablished,
+            (Proto::TCP | Proto::SCTP, State::Closing) => Group::Closing,
+            (Proto::TCP | Proto::SCTP, State::Opening | State::HalfOpen) => Group::Opening,
+            (Proto::UDP, _) => Group::Udp,
+            (Proto::ICMP | Proto::ICMPV6, _) => Group::Icmp,
+            _ => Group::Other,
+        }
+    }
+}
+
+/// The times of flows by their [`Group`].
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts([Timeout; Group::COUNT]);
+
+impl Timeouts {
+    /// RFC 5382 asks for at least 2 h 4 min for established TCP, RFC 4787 for 2 min for UDP, RFC 5508 for 60 s for ICMP. SCTP has
+    /// heartbeats every 30 s, so its associations need no more than netfilter gives them.
+    pub const DEFAULT: Timeouts = {
+        let times =
+            [(10, 0), (8_000, 8_000), (210, 210), (120, 60), (120, 30), (180, 30), (60, 10), (600, 60)];
+        let mut all = [Timeout { expiry: 0, takeover: 0 }; Group::COUNT];
+        let mut i = 0;
+        while i < Group::COUNT {
+            all[i] = Timeout { expiry: times[i].0, takeover: times[i].1 };
+            i += 1;
+        }
+        Timeouts(all)
     };
-    Timeout { expiry, takeover }
+
+    /// These, with another expiry of a group. Of established flows nobody takes a port before.
+    pub fn with(mut self, group: Group, expiry: u32) -> Timeouts {
+        let Timeout { takeover, .. } = self.0[group as usize];
+        let established = matches!(group, Group::TcpEstablished | Group::SctpEstablished);
+        let takeover = if established { expiry } else { takeover.min(expiry) };
+        self.0[group as usize] = Timeout { expiry, takeover };
+        self
+    }
+
+    /// The times of a group.
+    #[inline(always)]
+    pub const fn of(&self, group: Group) -> Timeout {
+        self.0[group as usize & (Group::COUNT - 1)]
+    }
+}
+
+// SAFETY: integers without padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Timeouts {}
+
+/// The times of a flow.
+#[inline(always)]
+pub const fn timeout(kind: Kind, proto: Proto, observed: Observed, timeouts: &Timeouts) -> Timeout {
+    timeouts.of(Group::of(proto, state(kind, observed)))
 }
 
 /// What the entries of one flow know together.
@@ -148,8 +225,14 @@ impl Life {
 
     /// The times of the flow.
     #[inline(always)]
-    pub const fn timeout(&self, proto: Proto) -> Timeout {
-        timeout(self.kind, proto, self.observed)
+    pub const fn timeout(&self, proto: Proto, timeouts: &Timeouts) -> Timeout {
+        timeout(self.kind, proto, self.observed, timeouts)
+    }
+
+    /// The group of the flow.
+    #[inline(always)]
+    pub const fn group(&self, proto: Proto) -> Group {
+        Group::of(proto, state(self.kind, self.observed))
     }
 
     /// Whether the flow has been silent for that many seconds at `now`, in nanoseconds of the monotonic clock.
@@ -160,8 +243,8 @@ impl Life {
 
     /// Whether the entry has expired.
     #[inline(always)]
-    pub const fn is_over(&self, proto: Proto, now: u64) -> bool {
-        self.is_silent(self.timeout(proto).expiry, now)
+    pub const fn is_over(&self, proto: Proto, now: u64, timeouts: &Timeouts) -> bool {
+        self.is_silent(self.timeout(proto, timeouts).expiry, now)
     }
 }
 
@@ -262,7 +345,7 @@ mod tests {
                     let kind_name = std::format!("{kind:?}");
                     let _ = write!(text, "{kind_name:7} {one_name:4} {other_name:6} {state:12}");
                     for (proto, _) in PROTOS {
-                        let Timeout { expiry, takeover } = timeout(kind, proto, observed);
+                        let Timeout { expiry, takeover } = timeout(kind, proto, observed, &Timeouts::DEFAULT);
                         let _ = write!(text, " {:10}", std::format!("{expiry}/{takeover}"));
                     }
                     text.truncate(text.trim_end().len());
@@ -300,23 +383,38 @@ mod tests {
         // The answers' entry was last met long before, and sees one direction.
         let answers = flow(Flow::MASQUERADE | Flow::DESTINATION, 0, both, 0);
         let life = Life::of(&answers, Some(&own));
-        assert_eq!(life.timeout(Proto::TCP).expiry, 8_000);
+        assert_eq!(life.timeout(Proto::TCP, &Timeouts::DEFAULT).expiry, 8_000);
         for age in [200, 7_999] {
-            assert!(!life.is_over(Proto::TCP, HOUR + age * SECOND_NS));
+            assert!(!life.is_over(Proto::TCP, HOUR + age * SECOND_NS, &Timeouts::DEFAULT));
         }
-        assert!(life.is_over(Proto::TCP, HOUR + 8_000 * SECOND_NS));
-        assert_eq!(Life::of(&answers, None).timeout(Proto::TCP).expiry, 10);
+        assert!(life.is_over(Proto::TCP, HOUR + 8_000 * SECOND_NS, &Timeouts::DEFAULT));
+        assert_eq!(Life::of(&answers, None).timeout(Proto::TCP, &Timeouts::DEFAULT).expiry, 10);
     }
 
     #[test]
     fn an_alias_is_as_closed_as_its_flow() {
         let alias = flow(Flow::ALIAS | Flow::DESTINATION, TCP_SYN | TCP_ACK, 0, 0);
-        let expiry =
-            |low, high| Life::of(&alias, Some(&flow(Flow::SOURCE, low, high, 0))).timeout(Proto::TCP).expiry;
+        let expiry = |low, high| {
+            Life::of(&alias, Some(&flow(Flow::SOURCE, low, high, 0)))
+                .timeout(Proto::TCP, &Timeouts::DEFAULT)
+                .expiry
+        };
         assert_eq!(expiry(TCP_SYN, 0), 120);
         assert_eq!(expiry(TCP_SYN | TCP_ACK, TCP_SYN | TCP_ACK), 8_000);
         assert_eq!(expiry(TCP_ACK | TCP_FIN, TCP_ACK), 120);
         assert_eq!(expiry(TCP_ACK | TCP_FIN, TCP_ACK | TCP_FIN), 10);
+    }
+
+    #[test]
+    fn other_times_are_of_their_group_alone() {
+        let timeouts = Timeouts::DEFAULT.with(Group::Udp, 20).with(Group::TcpEstablished, 300);
+        assert_eq!(timeouts.of(Group::Udp), Timeout { expiry: 20, takeover: 20 });
+        assert_eq!(timeouts.of(Group::TcpEstablished), Timeout { expiry: 300, takeover: 300 });
+        for (_, group) in Group::SETTABLE {
+            if !matches!(group, Group::Udp | Group::TcpEstablished) {
+                assert_eq!(timeouts.of(group), Timeouts::DEFAULT.of(group));
+            }
+        }
     }
 
     fn socket_addr() -> impl Strategy<Value = SocketAddr> {
@@ -332,14 +430,14 @@ mod tests {
             let (a, b) = (half(0), half(1));
             let (la, lb) = (Life::of(&a, Some(&b)), Life::of(&b, Some(&a)));
             let now = now * SECOND_NS;
-            prop_assert_eq!(la.timeout(Proto::TCP), lb.timeout(Proto::TCP));
-            prop_assert_eq!(la.is_over(Proto::TCP, now), lb.is_over(Proto::TCP, now));
+            prop_assert_eq!(la.timeout(Proto::TCP, &Timeouts::DEFAULT), lb.timeout(Proto::TCP, &Timeouts::DEFAULT));
+            prop_assert_eq!(la.is_over(Proto::TCP, now, &Timeouts::DEFAULT), lb.is_over(Proto::TCP, now, &Timeouts::DEFAULT));
         }
 
         #[test]
         fn a_port_is_taken_over_no_later_than_its_entry_expires(one: u8, other: u8, proto: u8) {
             for kind in KINDS.into_iter().chain([Kind::Ahead, Kind::Half]) {
-                let Timeout { expiry, takeover } = timeout(kind, Proto(proto), Observed { one, other });
+                let Timeout { expiry, takeover } = timeout(kind, Proto(proto), Observed { one, other }, &Timeouts::DEFAULT);
                 prop_assert!(takeover <= expiry && expiry >= 10);
             }
         }

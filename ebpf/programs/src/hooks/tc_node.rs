@@ -17,8 +17,8 @@ use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet};
 use crate::parse::parse;
 use crate::ports::{self, PORT_TRIES};
 use crate::{
-    cluster, delay, dsr, fragments, frame, host, icmp, maglev, maps, nat, overlay, policy, report, service,
-    source, translate,
+    cluster, delay, dsr, fragments, frame, host, icmp, interface, maglev, maps, nat, overlay, policy, report,
+    service, source, translate,
 };
 
 // A function of its own would need a frame of the stack, which Linux 6.1 limits to 512 bytes for the deepest calls.
@@ -67,6 +67,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     let known = conntrack::entry(packet);
     source::of_network(config, packet, known.as_deref())?;
+    check_inner_source(ctx, config, packet, known.as_deref())?;
     let known = known.and_then(|flow| conntrack::advance(packet, flow));
     let known = known.and_then(|flow| conntrack::unless_bypassed(packet, flow));
     let known = known.filter(|flow| !conntrack::begins(packet) || !translate::is_stale(packet, flow, true));
@@ -86,7 +87,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     nat::apply(ctx, packet, flow)?;
     if flags & Flow::TRANSIT != 0 {
-        return Ok(send_out(config, packet, flags));
+        return Ok(send_out(ctx, config, packet, flags));
     }
     packet.locate();
     match conntrack::find(packet) {
@@ -131,7 +132,6 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
     let service = service::find_from_outside(&addressed, packet.proto);
-    check_inner_source(ctx, config, packet, service)?;
     let Some(service) = service else {
         if cluster::is_of_services(&addressed.addr) {
             return Err(DropReason::NoService);
@@ -145,7 +145,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     }
     let chance = maglev::slot(service, packet);
     let Some(backend) = service::resolve(packet, service, chance)? else {
-        return translate::reject(ctx, Hook::FROM_NETWORK, packet, || deliver::to_uplink(config));
+        return translate::reject(ctx, Hook::FROM_NETWORK, packet, || deliver::to_sender(ctx, config));
     };
     if cluster::is_node(config, &backend.addr) {
         return match host::receive(ctx, config, packet, &backend, service.service) {
@@ -172,24 +172,27 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     to_local(ctx, config, packet, Some((addressed, service.service)))
 }
 
-/// Through the overlay come packets of other nodes and their pods, and under direct server return those of clients.
+/// Through the overlay come packets of other nodes and their pods, and under direct server return those of clients, in known flows
+/// as in new ones.
 #[inline(always)]
 fn check_inner_source(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &Packet,
-    service: Option<&ServiceValue>,
+    known: Option<&Flow>,
 ) -> Result<(), DropReason> {
-    let source = &packet.source.addr;
-    let direct = service.is_some_and(|service| service.flags & ServiceValue::DSR != 0);
-    if direct
-        || !deliver::came_by_overlay(ctx, config, packet)
-        || cluster::contains(source)
-        || cluster::is_other_node(source)
-    {
+    if !deliver::came_by_overlay(ctx, config, packet) {
         return Ok(());
     }
-    Err(DropReason::Spoofed)
+    // The other end of a local pod is in the cluster.
+    let is_remote = known.is_some_and(|flow| flow.flags & (Flow::REMOTE | Flow::TRANSIT) == Flow::REMOTE);
+    let source = &packet.source.addr;
+    if is_remote || cluster::contains(source) || cluster::is_other_node(source) {
+        return Ok(());
+    }
+    let service = service::find_from_outside(&packet.destination, packet.proto);
+    let direct = service.is_some_and(|service| service.flags & ServiceValue::DSR != 0);
+    if direct { Ok(()) } else { Err(DropReason::Spoofed) }
 }
 
 /// A new flow to a pod of this node, or else to the node's stack.
@@ -234,8 +237,14 @@ fn transit(
     backend: &SocketAddr,
 ) -> Result<i32, DropReason> {
     overlay::refuse(config, packet.proto, backend)?;
-    let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
-    let forward_flags = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
+    let remote = cluster::contains(&backend.addr);
+    // Other nodes know the node by its first address.
+    let node = match remote {
+        true => cluster::node_addr(config, packet),
+        false => cluster::addr_towards(ctx, config, packet, &backend.addr),
+    };
+    let node = node.ok_or(DropReason::NoPort)?;
+    let forward_flags = if remote { Flow::REMOTE } else { 0 };
     let nat = FullNat {
         source: node,
         backend: *backend,
@@ -246,18 +255,26 @@ fn transit(
     };
     nat::open_and_rewrite(ctx, packet, &nat)?;
     report::opened(ctx, Hook::FROM_NETWORK);
-    Ok(send_out(config, packet, forward_flags))
+    Ok(send_out(ctx, config, packet, forward_flags))
 }
 
 /// Forwards a packet in transit: to another node's pod, or back to the client.
 #[inline(always)]
-fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
-    if flags & Flow::REMOTE != 0 { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
+fn send_out(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
+    if flags & Flow::REMOTE != 0 {
+        deliver::to_remote(ctx, config, packet)
+    } else {
+        deliver::to_uplink(ctx, config, packet)
+    }
 }
 
 #[inline(always)]
 fn egress(ctx: &TcContext, hook: Hook) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
+    // The hook of the VLAN's own interface has done its part.
+    if frame::vlan(ctx).is_some_and(|id| id != 0) {
+        return Ok(PASS);
+    }
     let Some(packet) = parse(ctx, config)? else { return Ok(PASS) };
     fragments::keep(packet);
     if cluster::is_node(config, &packet.source.addr) {
@@ -275,7 +292,7 @@ fn egress(ctx: &TcContext, hook: Hook) -> Result<i32, DropReason> {
         if cluster::keeps_source(&packet.destination.addr) {
             return Ok(PASS);
         }
-        masquerade(config, packet, flow)?;
+        masquerade(ctx, config, packet, flow)?;
     }
     if flow.flags & Flow::MASQUERADE != 0 && conntrack::rewrites(flow, packet) {
         nat::apply(ctx, packet, flow)?;
@@ -294,13 +311,18 @@ fn leave_without_entry(packet: &Packet) -> Result<i32, DropReason> {
 
 /// Gives the flow a source address of the node, and puts the entry that rewrites the answers.
 #[inline(always)]
-fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(), DropReason> {
+fn masquerade(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &Packet,
+    flow: &mut Flow,
+) -> Result<(), DropReason> {
     // An answer of the pod to a client from outside keeps its source.
     if (flow.flags & Flow::FROM_HIGH != 0) != packet.from_high() || flow.flags & Flow::SOURCE != 0 {
         return Ok(());
     }
     icmp::unrelated(packet)?;
-    let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
+    let node = cluster::uplink_addr(config, packet, interface::here(ctx)).ok_or(DropReason::NoPort)?;
     let port = claim(packet, &node)?;
     conntrack::confirm(packet, flow)?;
     flow.source = SocketAddr { port, ..node };

@@ -16,8 +16,8 @@ use crate::omission::omits;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::{
-    bandwidth, cluster, delay, frame, icmp, interface, maps, nat, overlay, policy, report, service, source,
-    tcp_close, translate,
+    bandwidth, cluster, delay, frame, icmp, interface, maps, nat, openers, overlay, policy, report, service,
+    source, tcp_close, translate,
 };
 
 /// Ingress hook of the host side: packets that the pod sends.
@@ -111,11 +111,11 @@ fn onward(
         return Ok(deliver::to_node(config, packet));
     }
     if config.uplink != 0 && flags & Flow::REMOTE != 0 {
-        return Ok(deliver::to_remote(config, packet));
+        return Ok(deliver::to_remote(ctx, config, packet));
     }
     if config.uplink != 0 && (translated || flags & Flow::OUTSIDE != 0) {
         if flags & Flow::NODE == 0 {
-            return Ok(deliver::to_uplink(config));
+            return Ok(deliver::to_uplink(ctx, config, packet));
         }
         // The node's stack would drop a source address of its own as a martian.
         if cluster::is_node(config, &packet.source.addr) {
@@ -134,10 +134,13 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
     let service = if omits(Omission::SERVICES) { None } else { service::find_any(&addressed, packet.proto) };
+    if let Some(service) = service
+        && service.flags & ServiceValue::NODE != 0
+    {
+        return to_node(packet, service);
+    }
+    openers::admit(ctx)?;
     if let Some(service) = service {
-        if service.flags & ServiceValue::NODE != 0 {
-            return to_node(packet, service);
-        }
         let Some(backend) = service::resolve(packet, service, service::random())? else {
             return translate::reject(ctx, Hook::FROM_POD, packet, || deliver::to_pod(interface::here(ctx)));
         };

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use skep_abi::logic::checksum::Differences;
-use skep_abi::{Addr, Flow, Scope, SocketAddr};
+use skep_abi::{Addr, Flow, NodeConfig, Scope, SocketAddr};
 
 use crate::frame::Frame;
 use crate::nat::FullNat;
@@ -95,7 +95,12 @@ fn open(packet: &mut Packet) -> Option<&'static mut Flow> {
         return None;
     }
     let node = cluster::node_addr(config, packet)?;
-    let forward_flags = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
+    let remote = cluster::contains(&backend.addr);
+    // TC finds the address of the uplink towards a backend outside the cluster.
+    if !remote && config.flags & NodeConfig::SEVERAL_UPLINKS != 0 {
+        return None;
+    }
+    let forward_flags = if remote { Flow::REMOTE } else { 0 };
     let backend = SocketAddr::new(backend.addr, backend.port);
     let nat =
         FullNat { source: node, backend, flags: Flow::TRANSIT, forward_flags, ifindex: 0, generation: 0 };

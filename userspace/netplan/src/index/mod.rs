@@ -358,6 +358,11 @@ impl Index {
         self.changes.services.extend(dependent.map(|(key, _)| key.clone()));
     }
 
+    /// Marks all services: this node's addresses changed.
+    pub(crate) fn mark_own_services(&mut self) {
+        self.changes.services.extend(self.services.keys().cloned());
+    }
+
     pub fn delete_node(&mut self, key: &str) {
         // This node keeps its addresses even if its Node object is deleted.
         if *key != *self.node && self.nodes.remove(key).is_some() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use skep_abi::FlowEvent;
-use skep_datapath::Observation;
+use skep_datapath::{NodeLinks, Observation};
 use skep_netplan::{FlowNames, Index, Owner};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -23,6 +23,8 @@ pub enum Message {
     Cni(Call),
     /// Asks for the names of flow events, in their order.
     Names(Vec<FlowEvent>, oneshot::Sender<Vec<FlowNames>>),
+    /// The node's links and addresses are others than before.
+    Links(NodeLinks),
     /// Which flow events are wanted from now on.
     Observe(Observation),
 }

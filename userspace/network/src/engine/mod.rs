@@ -13,6 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use skep_datapath::NodeLinks;
 use skep_netplan::ipam::Ipam;
 use skep_netplan::{Plan, Planner, Problem, Unit};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,6 +38,8 @@ const GARBAGE_INTERVAL: Duration = Duration::from_millis(20);
 const FLOW_EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 /// The least time between two removals, when a change may have taken backends of datagram flows.
 const MIN_FLOW_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
+/// How long after a failure the programs are put on the node's links again.
+const LINKS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Writes after which other tasks may run.
 const WRITES_PER_CHUNK: usize = 1024;
 
@@ -62,6 +65,10 @@ pub struct Engine<D> {
     /// The index's version that was published last.
     published_version: Option<u64>,
     metrics: Metrics,
+    /// Links that the dataplane does not follow yet, and when to have it do so.
+    links: Option<(NodeLinks, Instant)>,
+    /// The uplinks' names.
+    uplinks: watch::Sender<Vec<String>>,
     /// When the first event came that is not in the kernel yet.
     oldest_event: Option<Instant>,
 }
@@ -81,6 +88,7 @@ impl<D: Dataplane> Engine<D> {
         let planner = Planner::new(&config.node, config.node_addrs.clone(), observed);
         let planner = planner.with_overlay(config.overlay);
         let planner = planner.with_node_port_networks(config.node_port_networks.clone());
+        let uplinks = watch::Sender::new(config.uplinks.clone());
         let mut engine = Engine {
             config,
             dataplane,
@@ -98,6 +106,8 @@ impl<D: Dataplane> Engine<D> {
             published: watch::Sender::default(),
             published_version: None,
             metrics: Metrics::default(),
+            links: None,
+            uplinks,
             oldest_event: None,
         };
         engine.restore().await;
@@ -111,6 +121,10 @@ impl<D: Dataplane> Engine<D> {
 
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
+    }
+
+    pub(crate) fn uplinks(&self) -> watch::Receiver<Vec<String>> {
+        self.uplinks.subscribe()
     }
 
     pub(crate) fn problems(&self) -> watch::Receiver<Problems> {
@@ -158,6 +172,7 @@ impl<D: Dataplane> Engine<D> {
                     // Nobody waits any more.
                     let _ = answer.send(names);
                 }
+                Message::Links(links) => self.links = Some((links, Instant::now())),
                 Message::Observe(observation) => {
                     if let Err(error) = self.dataplane.observe(observation) {
                         tracing::warn!(%error, "change the observation of flows failed");
@@ -177,6 +192,9 @@ impl<D: Dataplane> Engine<D> {
         for unit in self.retries.due(now) {
             self.planner.retry(&unit);
         }
+        if let Some((links, _)) = self.links.take_if(|(_, at)| *at <= now) {
+            self.follow(links);
+        }
         self.write().await;
         if self.planner.is_synced() {
             self.publish();
@@ -192,6 +210,17 @@ impl<D: Dataplane> Engine<D> {
         }
         if self.garbage_at.is_none() && self.planner.is_synced() && self.planner.has_garbage() {
             self.garbage_at = Some(Instant::now() + GARBAGE_INTERVAL);
+        }
+    }
+
+    /// Has the programs on the node's links as they are now, and serves its addresses. What fails is tried again.
+    fn follow(&mut self, links: NodeLinks) {
+        tracing::info!(?links, "the node's links changed");
+        self.planner.set_node_addrs(links.addrs.iter().copied().collect());
+        self.uplinks.send_replace(links.uplinks.iter().map(|uplink| uplink.name.clone()).collect());
+        if let Err(error) = self.dataplane.set_links(&links) {
+            tracing::warn!(%error, "follow the node's links failed");
+            self.links = Some((links, Instant::now() + LINKS_RETRY_INTERVAL));
         }
     }
 
@@ -307,6 +336,7 @@ impl<D: Dataplane> Engine<D> {
     fn next_alarm(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
         let expiry = self.planner.is_synced().then_some(self.expire_flows_at);
-        waiting.chain(self.retries.next()).chain(self.garbage_at).chain(expiry).min()
+        let links = self.links.as_ref().map(|(_, at)| *at);
+        waiting.chain(self.retries.next()).chain(self.garbage_at).chain(expiry).chain(links).min()
     }
 }

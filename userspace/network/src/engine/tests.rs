@@ -30,6 +30,7 @@ struct Kernel {
     refuses: Option<fn(&Write) -> bool>,
     refuse_link: bool,
     expiries: usize,
+    uplinks: Vec<skep_datapath::Uplink>,
 }
 
 #[async_trait]
@@ -85,6 +86,11 @@ impl Dataplane for Fake {
             kernel.lock().unwrap().expiries += 1;
             Ok(FlowTableState::default())
         })
+    }
+
+    fn set_links(&mut self, links: &NodeLinks) -> Result<(), DataplaneError> {
+        self.0.lock().unwrap().uplinks = links.uplinks.clone();
+        Ok(())
     }
 
     fn observe(&mut self, _: Observation) -> Result<(), DataplaneError> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use skep_datapath::{Options, ProgramLogLevel, SocketLb, XdpMode};
+use skep_datapath::{FlowGroup, Options, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode};
 use skep_dns::Dns;
 use skep_network::{
     DnsSubscriptions, FlowLog, FlowLogLevel, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState,
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::agent_gateway::{DataPlane, IngressArguments};
-use super::{duration, hold_sockets};
+use super::{duration, flow_timeout, hold_sockets};
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
 use crate::tunnel;
@@ -61,10 +61,11 @@ pub(crate) struct Agent {
     /// The node's address; may be repeated for IPv4 and IPv6
     #[arg(long = "node-ip", required = true)]
     node_ips: Vec<IpAddr>,
-    /// Interface to the other nodes
-    #[arg(long, default_value = "eth0")]
-    uplink: String,
-    /// Mode of the uplink's XDP program: auto, driver, generic or off; auto: driver mode if supported, else generic, and off
+    /// Interface to the other nodes or the outside; may be repeated [default: every Ethernet interface with a default route or one
+    /// of the node's addresses]
+    #[arg(long = "uplink", value_delimiter = ',')]
+    uplinks: Vec<String>,
+    /// Mode of the uplinks' XDP program: auto, driver, generic or off; auto: driver mode if supported, else generic, and off
     /// on a veth
     #[arg(long, default_value_t)]
     xdp: XdpMode,
@@ -100,7 +101,7 @@ pub(crate) struct Agent {
     /// outside as the node]
     #[arg(long, value_delimiter = ',')]
     non_masquerade_cidr: Vec<IpNetwork>,
-    /// MTU of pod interfaces [default: the uplink's, minus the overhead of the tunnel]
+    /// MTU of pod interfaces [default: the least of the uplinks, minus the overhead of the tunnel]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     mtu: u32,
     /// How packets reach pods of other nodes: unencapsulated, or in VXLAN if the network routes only node addresses
@@ -110,6 +111,13 @@ pub(crate) struct Agent {
     /// [default: one for each 64 KiB of memory, 65536 to 2097152]
     #[arg(long, value_parser = clap::value_parser!(u32).range(4_096..))]
     conntrack_max: Option<u32>,
+    /// How long a flow keeps its entry without a packet, as udp=30s; may be repeated. Groups: tcp-established (8000s),
+    /// sctp-established (210s), closing (120s), opening (120s), udp (180s), icmp (60s), other (600s)
+    #[arg(long, value_delimiter = ',', value_parser = flow_timeout)]
+    conntrack_timeout: Vec<(FlowGroup, u32)>,
+    /// New flows a second that one pod may open, after a burst of as many; more are dropped as "flow rate" [default: no limit]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pod_new_flows: Option<u32>,
     /// Whose sockets are translated at connect; the packets of others are translated one by one. `host` leaves out pods, for those
     /// with a service mesh's proxy or a virtual machine
     #[arg(long, value_enum, default_value = "all")]
@@ -509,7 +517,6 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
     config.node_addrs.clone_from(&agent.node_ips);
     config.pod_cidrs.clone_from(&agent.pod_cidr);
     config.node_port_networks.clone_from(&agent.nodeport_addresses);
-    config.uplink = Some(agent.uplink.clone());
     config.mtu = agent.mtu;
     config.flow_log = match agent.flow_log {
         FlowLogArgument::Off => FlowLogLevel::Off,
@@ -521,7 +528,10 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
     let datapath = Options {
         bpffs: agent.bpffs.clone(),
         cgroup,
-        uplink: agent.uplink.clone(),
+        uplinks: match agent.uplinks.is_empty() {
+            true => Uplinks::Routed,
+            false => Uplinks::Named(agent.uplinks.clone()),
+        },
         xdp: agent.xdp,
         node_addrs: agent.node_ips.clone(),
         overlay: agent.tunnel == Tunnel::Vxlan,
@@ -538,6 +548,11 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
             BpfLogArgument::Trace => ProgramLogLevel::Trace,
         },
         conntrack_max: agent.conntrack_max.unwrap_or(0),
+        timeouts: agent
+            .conntrack_timeout
+            .iter()
+            .fold(Timeouts::DEFAULT, |timeouts, (group, seconds)| timeouts.with(*group, *seconds)),
+        pod_new_flows: agent.pod_new_flows.unwrap_or(0),
     };
     Ok(KernelNetwork { config, datapath })
 }

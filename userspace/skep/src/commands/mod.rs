@@ -19,10 +19,25 @@ pub(crate) mod token;
 
 use std::time::Duration;
 
+use skep_datapath::FlowGroup;
+
 /// Parses a duration in the notation of Kubernetes' flags: `500ms`, `5s`, `1m30s`, `24h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
     Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
+}
+
+/// Parses `group=duration`; the duration is at least ten seconds, which closed flows have.
+pub(crate) fn flow_timeout(text: &str) -> Result<(FlowGroup, u32), String> {
+    let (name, time) = text.split_once('=').ok_or("a timeout is group=duration")?;
+    let found = FlowGroup::SETTABLE.into_iter().find(|(known, _)| *known == name);
+    let names = || FlowGroup::SETTABLE.map(|(name, _)| name).join(", ");
+    let (_, group) = found.ok_or_else(|| format!("{name} is none of {}", names()))?;
+    let seconds = duration(time)?.as_secs();
+    match u32::try_from(seconds) {
+        Ok(seconds) if seconds >= 10 => Ok((group, seconds)),
+        _ => Err(format!("{time} is not between 10s and 136 years")),
+    }
 }
 
 /// Raises the soft limit of open files to the hard one, as the Go runtime does. Usual defaults are a thousand, which a
