@@ -149,7 +149,7 @@ impl Pods {
         for uid in self.context.volumes.known_pods() {
             if !self.workers.contains_key(&uid)
                 && !self.listed.contains(&uid)
-                && let Err(error) = self.context.volumes.clean_up(&uid).await
+                && let Err(error) = self.context.volumes.clean_up(&self.context.cri, &uid).await
             {
                 tracing::warn!(uid, %error, "remove left-over pod folder failed");
             }

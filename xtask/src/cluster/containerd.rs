@@ -82,7 +82,8 @@ pub struct Folders<'a> {
     pub cni_conf: &'a Path,
 }
 
-/// The configuration file. Without CAP_SYS_RESOURCE, as in many containers and virtual machines, a sandbox cannot lower its
+/// The configuration file. Mirrors of registries are in `registries/HOST/hosts.toml` of the state folder, as containerd's
+/// documentation of registry hosts has it. Without CAP_SYS_RESOURCE, as in many containers and virtual machines, a sandbox cannot lower its
 /// OOM score.
 pub fn configuration(folders: &Folders<'_>) -> String {
     let Folders { state, run, socket, cni_bin, cni_conf } = folders;
@@ -113,6 +114,8 @@ disabled_plugins = [
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       Root = "{run}/runc"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{state}/registries"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni_bin}"
     conf_dir = "{cni_conf}"

@@ -205,10 +205,30 @@ impl Cri {
 
     /// The image of sandboxes, as the runtime is configured.
     pub async fn sandbox_image(&self) -> Result<Option<String>, CriError> {
+        Ok(self.config().await?["sandboxImage"].as_str().map(str::to_owned))
+    }
+
+    /// The digests of the image's layers, unpacked, the lowest first.
+    pub(crate) async fn diff_ids(&self, id: &str) -> Result<Vec<String>, CriError> {
+        let request = api::ImageStatusRequest { image: Some(image_spec(id)), verbose: true };
+        let response = call!(self.images, image_status, request)?;
+        let info = response.info.get("info").map_or("", String::as_str);
+        let info: serde_json::Value = serde_json::from_str(info).unwrap_or_default();
+        let ids = info["imageSpec"]["rootfs"]["diff_ids"].as_array().into_iter().flatten();
+        Ok(ids.filter_map(|id| id.as_str().map(str::to_owned)).collect())
+    }
+
+    /// The snapshotter of images, as the runtime is configured.
+    pub(crate) async fn snapshotter(&self) -> Result<String, CriError> {
+        let config = self.config().await?;
+        Ok(config["containerd"]["snapshotter"].as_str().unwrap_or("overlayfs").to_owned())
+    }
+
+    /// The configuration of containerd's CRI plugin.
+    async fn config(&self) -> Result<serde_json::Value, CriError> {
         let response = call!(self.runtime, status, api::StatusRequest { verbose: true })?;
         let config = response.info.get("config");
-        let config = config.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-        Ok(config.and_then(|config| Some(config["sandboxImage"].as_str()?.to_owned())))
+        Ok(config.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
     }
 
     /// The folder on whose file system the runtime keeps images.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod container;
 pub mod events;
 pub mod sandbox;
+pub(crate) mod services;
 
 pub use client::Cri;
 pub use k8s_cri::v1 as api;

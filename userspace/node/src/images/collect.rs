@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::settings::ImageSettings;
 use crate::context::NodeContext;
 use crate::eviction::pressure::Observations;
@@ -74,9 +76,10 @@ impl ImageCollector {
 
     /// Images that may go.
     async fn unused(&mut self, context: &NodeContext, now: Timestamp) -> Vec<Image> {
-        let (Ok(images), Ok(used)) = (context.cri.images().await, context.cri.used_images().await) else {
+        let (Ok(images), Ok(mut used)) = (context.cri.images().await, context.cri.used_images().await) else {
             return Vec::new();
         };
+        used.extend(context.pods().iter().flat_map(image_volumes));
         let ids: BTreeSet<&str> = images.iter().map(|image| image.id.as_str()).collect();
         self.seen.retain(|id, _| ids.contains(id.as_str()));
         let mut unused = Vec::new();
@@ -108,6 +111,13 @@ impl ImageCollector {
         }
         freed
     }
+}
+
+/// The images that the pod has as volumes.
+fn image_volumes(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let references = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_ref());
+    references.map(|reference| super::normalize(reference)).collect()
 }
 
 /// The images to remove for so many bytes: those that were unused for longest, and of those that never were used the oldest.

@@ -14,17 +14,14 @@ use containerd_client::services::v1::{
     CreateImageRequest, CreateRequest, DeleteRequest, GetImageRequest, Image, InfoRequest,
     UpdateImageRequest, WriteAction, WriteContentRequest,
 };
-use containerd_client::types::Descriptor;
-use oci_spec::image::Descriptor as OciDescriptor;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use super::archive::{self, ArchiveError, Contents, Piece};
 use crate::cri::Cri;
-
-const NAMESPACE: &str = "k8s.io";
+use crate::cri::services::{descriptor, in_namespace};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -110,16 +107,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|join| Err(ArchiveError::Io(std::io::Error::other(join))))
-}
-
-fn in_namespace<T>(message: T, lease: Option<&str>) -> Request<T> {
-    let mut request = Request::new(message);
-    let metadata = request.metadata_mut();
-    metadata.insert("containerd-namespace", tonic::metadata::MetadataValue::from_static(NAMESPACE));
-    if let Some(lease) = lease.and_then(|l| l.parse().ok()) {
-        metadata.insert("containerd-lease", lease);
-    }
-    request
 }
 
 async fn all_present(channel: Channel, contents: &Contents) -> bool {
@@ -231,8 +218,8 @@ impl Blob {
 
 async fn create_images(channel: Channel, contents: &Contents) -> Result<(), Status> {
     let mut images = ImagesClient::new(channel);
-    for (name, descriptor) in &contents.images {
-        let image = Image { name: name.clone(), target: Some(target(descriptor)), ..Default::default() };
+    for (name, target) in &contents.images {
+        let image = Image { name: name.clone(), target: Some(descriptor(target)), ..Default::default() };
         let create = CreateImageRequest { image: Some(image.clone()), source_date_epoch: None };
         match images.create(in_namespace(create, None)).await {
             Err(status) if status.code() == Code::AlreadyExists => {
@@ -243,13 +230,4 @@ async fn create_images(channel: Channel, contents: &Contents) -> Result<(), Stat
         }
     }
     Ok(())
-}
-
-fn target(descriptor: &OciDescriptor) -> Descriptor {
-    Descriptor {
-        media_type: descriptor.media_type().to_string(),
-        digest: descriptor.digest().to_string(),
-        size: i64::try_from(descriptor.size()).unwrap_or(i64::MAX),
-        annotations: HashMap::new(),
-    }
 }

@@ -7,6 +7,7 @@
 pub mod atomic;
 mod claims;
 mod disk;
+mod image;
 pub(crate) mod local_path;
 pub mod mounts;
 mod ownership;
@@ -24,6 +25,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::cri::{Cri, api};
 use crate::downward::{Allocatable, PodFacts};
 use crate::env::Objects;
 use crate::names;
@@ -34,6 +36,9 @@ use tokens::TokenStore;
 
 /// How soon volumes are refreshed again while the API server is away.
 const REFRESH_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
+
+/// The folder of volumes whose files are an image's.
+const IMAGES: &str = "kubernetes.io~image";
 
 /// Why a volume could not be prepared; the event FailedMount shows it.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +60,8 @@ pub enum VolumeError {
     Claim { volume: String, claim: String, source: claims::ClaimError },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     Mount { volume: String, source: claims::ClaimError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Image { volume: String, source: image::ImageVolumeError },
     #[error("volume {volume:?} is of a kind that this node does not support")]
     Unsupported { volume: String },
 }
@@ -147,6 +154,8 @@ impl VolumeManager {
             base(true, "kubernetes.io~projected")
         } else if volume.downward_api.is_some() {
             base(false, "kubernetes.io~downward-api")
+        } else if volume.image.is_some() {
+            base(false, IMAGES)
         } else if claims::claim_name(pod, volume).is_some() {
             self.claim_path(&uid, &volume.name)
         } else {
@@ -164,6 +173,10 @@ impl VolumeManager {
         let guards = keys.iter().map(|key| self.cache.follow(key)).collect();
         let mut watch = VolumeWatch { refresh_at: None, guards, keys };
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            if volume.image.is_some() {
+                // Its image is pulled before the start of the first container that mounts it.
+                continue;
+            }
             if claims::claim_name(pod, volume).is_some() {
                 self.prepare_claim(pod, volume, has_ended).await?;
                 continue;
@@ -257,14 +270,36 @@ impl VolumeManager {
         Ok(objects)
     }
 
-    /// Unmounts and removes everything of the pod. Idempotent.
-    pub async fn clean_up(&self, uid: &str) -> std::io::Result<()> {
-        self.tokens.forget(uid);
-        let folders = [self.pods.join(uid), self.secrets.join(uid)];
-        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove::remove_tree(f)))
-            .await
-            .unwrap_or_else(|join| Err(std::io::Error::other(join)))
+    /// Mounts the files of an image that the runtime has as the pod's volume. Idempotent.
+    pub(crate) async fn mount_image(
+        &self,
+        cri: &Cri,
+        pod: &Pod,
+        volume: &Volume,
+        image: &api::Image,
+    ) -> Result<(), VolumeError> {
+        let failed = |source| VolumeError::Image { volume: volume.name.clone(), source };
+        let folder = self.host_path(pod, volume);
+        let folder = folder.ok_or_else(|| VolumeError::Unsupported { volume: volume.name.clone() })?;
+        image::mount(cri, image, &names::of(pod).2, &volume.name, folder).await.map_err(failed)
     }
+
+    /// Unmounts and removes everything of the pod. Idempotent.
+    pub async fn clean_up(&self, cri: &Cri, uid: &str) -> std::io::Result<()> {
+        self.tokens.forget(uid);
+        let images = self.pods.join(uid).join("volumes").join(IMAGES);
+        if images.exists() {
+            remove_all(vec![images]).await?;
+            image::release(cri, uid).await.map_err(std::io::Error::other)?;
+        }
+        remove_all(vec![self.pods.join(uid), self.secrets.join(uid)]).await
+    }
+}
+
+async fn remove_all(folders: Vec<PathBuf>) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove::remove_tree(f)))
+        .await
+        .unwrap_or_else(|join| Err(std::io::Error::other(join)))
 }
 
 fn owner(pod: &Pod) -> Owner {

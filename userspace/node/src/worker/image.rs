@@ -1,8 +1,8 @@
-//! The image of a container: present and accessible to its pod, or pulled.
+//! The images of a container and of its volumes: present and accessible to their pod, or pulled.
 
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Volume};
 use skep_api::kinds::pulls_always;
 
 use super::job::Job;
@@ -10,14 +10,46 @@ use super::start::Failed;
 use crate::cri::{CriError, api};
 use crate::images::{self, SecretId};
 
-/// The image in the runtime, after a pull if the policy requires one.
-pub(super) async fn ensure(job: &Job, container: &Container) -> Result<api::Image, Failed> {
+/// The container's image in the runtime, after a pull if the policy requires one.
+pub(super) async fn of_container(job: &Job, container: &Container) -> Result<api::Image, Failed> {
+    ensure(job, Some(&container.name), container.image.as_ref(), container.image_pull_policy.as_ref()).await
+}
+
+/// Pulls and mounts the images that the container has as volumes.
+pub(super) async fn of_volumes(job: &Job, container: &Container) -> Result<(), Failed> {
+    for (volume, source) in image_volumes(job, container) {
+        let image = ensure(job, None, source.reference.as_ref(), source.pull_policy.as_ref()).await?;
+        let volumes = &job.context.volumes;
+        volumes.mount_image(&job.context.cri, &job.pod, volume, &image).await.map_err(|error| {
+            job.context.events.pod(&job.pod, None, true, "FailedMount", error.to_string());
+            Failed::new("CreateContainerError", error)
+        })?;
+    }
+    Ok(())
+}
+
+fn image_volumes<'j>(
+    job: &'j Job,
+    container: &Container,
+) -> impl Iterator<Item = (&'j Volume, &'j ImageVolumeSource)> {
+    let volumes = job.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes
+        .filter_map(|volume| Some((volume, volume.image.as_ref()?)))
+        .filter(|(volume, _)| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name))
+}
+
+/// `container` names the container of whose image the events are.
+async fn ensure(
+    job: &Job,
+    container: Option<&str>,
+    image: Option<&String>,
+    policy: Option<&String>,
+) -> Result<api::Image, Failed> {
     let context = &job.context;
-    let image = container.image.clone().unwrap_or_default();
-    let name = container.name.as_str();
+    let image = image.cloned().unwrap_or_default();
     let note =
-        |warning, reason, message: String| context.events.pod(&job.pod, Some(name), warning, reason, message);
-    let policy = container.image_pull_policy.clone().unwrap_or_else(|| default_policy(&image).to_owned());
+        |warning, reason, message: String| context.events.pod(&job.pod, container, warning, reason, message);
+    let policy = policy.cloned().unwrap_or_else(|| default_policy(&image).to_owned());
     if !plausible(&image) {
         let message = format!(
             "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
@@ -53,13 +85,18 @@ pub(super) async fn ensure(job: &Job, container: &Container) -> Result<api::Imag
         }
         _ => {}
     }
-    pull(job, name, &image, id.as_deref()).await
+    pull(job, container, &image, id.as_deref()).await
 }
 
-async fn pull(job: &Job, name: &str, image: &str, present: Option<&str>) -> Result<api::Image, Failed> {
+async fn pull(
+    job: &Job,
+    container: Option<&str>,
+    image: &str,
+    present: Option<&str>,
+) -> Result<api::Image, Failed> {
     let context = &job.context;
     let note =
-        |warning, reason, message: String| context.events.pod(&job.pod, Some(name), warning, reason, message);
+        |warning, reason, message: String| context.events.pod(&job.pod, container, warning, reason, message);
     note(false, "Pulling", format!("Pulling image \"{image}\""));
     let began = Instant::now();
     let failed = |message: String| {

@@ -183,7 +183,7 @@ async fn clean_up(job: &Job) -> Outcome {
     if let Err(error) = job.context.pod_cgroups.remove(&settings.cgroup_parent, &job.uid) {
         return failed("CleanUp", error);
     }
-    if let Err(error) = job.context.volumes.clean_up(&job.uid).await {
+    if let Err(error) = job.context.volumes.clean_up(&job.context.cri, &job.uid).await {
         return failed("CleanUp", error);
     }
     match tokio::fs::remove_dir_all(logs).await {

@@ -22,7 +22,7 @@ pub(super) struct Failed {
 }
 
 impl Failed {
-    fn new(reason: &'static str, error: impl ToString) -> Failed {
+    pub(super) fn new(reason: &'static str, error: impl ToString) -> Failed {
         Failed { reason, message: error.to_string(), image: None }
     }
 }
@@ -54,8 +54,12 @@ async fn run(
 ) -> Result<(), Failed> {
     let context = &job.context;
     let name = container.name.as_str();
+    let images = async {
+        let image = super::image::of_container(job, container).await?;
+        super::image::of_volumes(job, container).await.map(|()| image)
+    };
     let image = tokio::select! {
-        image = super::image::ensure(job, container) => image?,
+        image = images => image?,
         () = cancel.cancelled() => return Err(Failed::new("ContainerCreating", "the pod is being stopped")),
     };
     let prepared = prepare(job, container, attempt, image).await;
