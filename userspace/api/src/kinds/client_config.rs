@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
+use crate::names::{NameForm, name_problems};
 
 pub(crate) fn validate(client: &Value, path: &Path, errors: &mut Errors) {
     match (client["url"].as_str(), client["service"].is_object()) {
@@ -18,11 +19,33 @@ pub(crate) fn validate(client: &Value, path: &Path, errors: &mut Errors) {
                 let why = "port is not valid: must be between 1 and 65535, inclusive";
                 errors.invalid(&at.child("port"), &service["port"], why);
             }
-            if service["path"].as_str().is_some_and(|path| !path.starts_with('/')) {
-                errors.invalid(&at.child("path"), &service["path"], "must start with a '/'");
+            if let Some(text) = service["path"].as_str() {
+                validate_path(text, &at.child("path"), errors);
             }
         }
         _ => errors.required(path, "exactly one of url or service is required"),
+    }
+}
+
+/// An URL path of DNS subdomains; none at all is allowed, too.
+fn validate_path(text: &str, path: &Path, errors: &mut Errors) {
+    if matches!(text, "" | "/") {
+        return;
+    }
+    let value = json!(text);
+    if !text.starts_with('/') {
+        errors.invalid(path, &value, "must start with a '/'");
+    }
+    // Whatever the first character is, upstream skips it.
+    let rest = text.get(text.chars().next().map_or(0, char::len_utf8)..).unwrap_or_default();
+    for (number, segment) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if segment.is_empty() {
+            errors.invalid(path, &value, &format!("segment[{number}] may not be empty"));
+            continue;
+        }
+        for why in name_problems(segment, NameForm::Subdomain) {
+            errors.invalid(path, &value, &format!("segment[{number}]: {why}"));
+        }
     }
 }
 

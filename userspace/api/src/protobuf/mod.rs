@@ -197,7 +197,7 @@ fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
         }
         (Scalar::String, Wire::Bytes(text)) => string(text).map(Value::String),
         (Scalar::Base64, Wire::Bytes(bytes)) => Ok(STANDARD.encode(bytes).into()),
-        (Scalar::Time, Wire::Bytes(bytes)) => time(bytes),
+        (Scalar::Time, Wire::Bytes(bytes)) => time(bytes, is_micro_time(shape)),
         (Scalar::Quantity, Wire::Bytes(bytes)) => Ok(text_field(bytes, 1)?.into()),
         (Scalar::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes),
         (Scalar::Object | Scalar::Any, Wire::Bytes(bytes)) => embedded(bytes),
@@ -239,8 +239,13 @@ fn text_field(bytes: &[u8], wanted: u32) -> Result<String, DecodeError> {
     Ok(String::new())
 }
 
-/// Seconds and nanoseconds since 1970; a zero time is null, as in JSON.
-fn time(bytes: &[u8]) -> Result<Value, DecodeError> {
+fn is_micro_time(shape: Shape) -> bool {
+    matches!(shape, Shape::Type(name) if name.ends_with(".MicroTime"))
+}
+
+/// Seconds and nanoseconds since 1970; a zero time is null, as in JSON. `metav1.Time` has seconds, `metav1.MicroTime` always
+/// has six digits more.
+fn time(bytes: &[u8], micro: bool) -> Result<Value, DecodeError> {
     let (mut seconds, mut nanos) = (None, 0);
     for item in Reader::new(bytes) {
         match item.ok_or(DecodeError::Malformed)? {
@@ -251,7 +256,7 @@ fn time(bytes: &[u8]) -> Result<Value, DecodeError> {
     }
     let Some(seconds) = seconds else { return Ok(Value::Null) };
     let at = Timestamp::new(seconds, nanos).map_err(|_| DecodeError::Malformed)?;
-    let form = if nanos == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
+    let form = if micro { "%Y-%m-%dT%H:%M:%S%.6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
     Ok(at.strftime(form).to_string().into())
 }
 
@@ -351,6 +356,21 @@ mod tests {
         let pod = decode(&body("v1", "Pod", &field(2, &field(2, &container)))).unwrap();
         let wanted = json!([{"name": "c", "securityContext": {"privileged": false}}]);
         assert_eq!(pod["spec"]["containers"], wanted);
+    }
+
+    #[test]
+    fn times_have_the_digits_of_their_type() {
+        // Timestamp: seconds 1, nanoseconds 2. Lease: spec 2; its renewTime 4. ObjectMeta: creationTimestamp 8.
+        let varint = |number: u32, n: u64| {
+            [wire::encode_varint(u64::from(number) << 3), wire::encode_varint(n)].concat()
+        };
+        let at = |nanos: u64| [varint(1, 1_600_000_000), varint(2, nanos)].concat();
+        for (nanos, micro) in [(0, "000000"), (7_000, "000007"), (120_000_999, "120000")] {
+            let raw = [field(1, &field(8, &at(nanos))), field(2, &field(4, &at(nanos)))].concat();
+            let lease = decode(&body("coordination.k8s.io/v1", "Lease", &raw)).unwrap();
+            assert_eq!(lease["spec"]["renewTime"], format!("2020-09-13T12:26:40.{micro}Z"));
+            assert_eq!(lease["metadata"]["creationTimestamp"], "2020-09-13T12:26:40Z");
+        }
     }
 
     proptest! {
