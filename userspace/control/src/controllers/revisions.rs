@@ -86,13 +86,16 @@ impl RevisionOwner<'_> {
         all.iter().rev().find(|revision| template_in(revision).is_some_and(|old| restored(&old) == present))
     }
 
-    /// A strategic patch that restores the template, as `kubectl rollout undo` applies it.
+    /// A strategic patch that restores the template, as `kubectl rollout undo` applies it. Clients compute the same text and
+    /// compare bytes, so its fields are in the order of their names.
     fn data(&self) -> serde_json::Value {
         let mut template = serde_json::to_value(self.template).unwrap_or_default();
         if let Some(fields) = template.as_object_mut() {
             fields.insert("$patch".into(), json!("replace"));
         }
-        json!({"spec": {"template": template}})
+        let mut data = json!({"spec": {"template": template}});
+        data.sort_all_objects();
+        data
     }
 
     /// A name that no other revision has, and its hash. An owner of another kind with the same name and template has
@@ -171,4 +174,29 @@ fn template_in(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.as_ref()?.0.get("spec")?.get("template")?.clone();
     template.as_object_mut()?.remove("$patch");
     serde_json::from_value(template).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_of_a_revision_are_the_bytes_that_clients_compute() {
+        let template = json!({
+            "spec": {"restartPolicy": "Always", "containers": [{"name": "app", "image": "i", "args": ["a"], "resources": {}}]},
+            "metadata": {"labels": {"b": "1", "a": "2"}},
+        });
+        let template: PodTemplateSpec = serde_json::from_value(template).expect("a template");
+        let owner = RevisionOwner {
+            kind: Kind::DaemonSet,
+            meta: &ObjectMeta::default(),
+            selector: &LabelSelector::default(),
+            template: &template,
+            collisions: 0,
+            limit: None,
+        };
+        // What Go's encoding/json makes of the maps in pkg/controller/daemon's getPatch.
+        let wanted = r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"2","b":"1"}},"spec":{"containers":[{"args":["a"],"image":"i","name":"app","resources":{}}],"restartPolicy":"Always"}}}}"#;
+        assert_eq!(owner.data().to_string(), wanted);
+    }
 }
