@@ -57,6 +57,7 @@ fn kind(spec: &Value, names: &Value, version: &Value, definition: &Arc<Definitio
         verbs: if definition.terminating { ALL_BUT_CREATE } else { ALL },
         schema: "",
         selectable_fields: version_read.selectable.clone(),
+        field_names: &[],
         columns: &[],
         strategy: Strategy { generation: true, ..Strategy::NONE },
         custom: Some(Arc::new(Custom {

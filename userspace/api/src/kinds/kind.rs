@@ -46,8 +46,10 @@ pub struct Kind {
     pub verbs: &'static [&'static str],
     /// The name of its type in the schema facts; empty for a custom kind.
     pub schema: &'static str,
-    /// The fields that a `fieldSelector` may name.
+    /// The fields of the stored form that a `fieldSelector` may read.
     pub selectable_fields: Names,
+    /// Their names in this version, with those in the stored form; empty if both have the same.
+    pub(crate) field_names: &'static [(&'static str, &'static str)],
     /// The columns of a built-in kind's table.
     pub(crate) columns: &'static [Column],
     pub(crate) strategy: Strategy,

@@ -24,6 +24,7 @@ pub(crate) struct Row {
     /// The name of its type in the schema facts.
     pub(crate) schema: &'static str,
     pub(crate) selectable_fields: &'static [&'static str],
+    pub(crate) field_names: &'static [(&'static str, &'static str)],
     pub(crate) columns: &'static [Column],
     pub(crate) strategy: Strategy,
 }
@@ -42,6 +43,7 @@ impl Row {
         verbs: ALL,
         schema: "",
         selectable_fields: &["metadata.name", "metadata.namespace"],
+        field_names: &[],
         columns: &[NAME, CREATED],
         strategy: Strategy::NONE,
     };
@@ -64,6 +66,7 @@ impl From<&'static Row> for Kind {
             verbs: row.verbs,
             schema: row.schema,
             selectable_fields: Names::Static(row.selectable_fields),
+            field_names: row.field_names,
             columns: row.columns,
             strategy: row.strategy,
             custom: None,

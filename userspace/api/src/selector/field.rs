@@ -24,10 +24,9 @@ impl FieldSelector {
                 return Err(invalid());
             };
             let field = field.trim();
-            if !kind.selectable_fields.contains(field) {
-                return Err(BadSelector(format!("field label not supported: {field}")));
-            }
-            requirements.push((field.to_owned(), equal, unescape(value)));
+            let stored = stored_name(kind, field);
+            let stored = stored.ok_or_else(|| BadSelector(format!("field label not supported: {field}")))?;
+            requirements.push((stored.to_owned(), equal, unescape(value)));
         }
         Ok(FieldSelector { requirements })
     }
@@ -52,6 +51,14 @@ impl FieldSelector {
     pub fn matches(&self, object: &Selectable) -> bool {
         self.requirements.iter().all(|(field, equal, wanted)| (object.field(field) == wanted) == *equal)
     }
+}
+
+/// The name in the stored form of a field that selects; `None` if the kind does not make it selectable.
+fn stored_name<'a>(kind: &Kind, field: &'a str) -> Option<&'a str> {
+    if kind.field_names.is_empty() {
+        return Some(field).filter(|field| kind.selectable_fields.contains(field));
+    }
+    kind.field_names.iter().find(|(name, _)| *name == field).map(|(_, stored)| *stored)
 }
 
 fn unescape(value: &str) -> String {
@@ -83,5 +90,35 @@ mod tests {
             "field label not supported: spec.x"
         );
         assert!(FieldSelector::parse(pods, "nonsense").is_err());
+    }
+
+    #[test]
+    fn events_of_both_groups_are_selected_by_the_names_of_the_group() {
+        let (core, events) =
+            (crate::find("", "v1", "events").unwrap(), crate::find("events.k8s.io", "v1", "events").unwrap());
+        let new = json!({"metadata": {"name": "n"}, "involvedObject": {"kind": "Pod"}, "source": {}, "reportingComponent": "c"});
+        let old = json!({"metadata": {"name": "o"}, "source": {"component": "kubelet", "host": "h"}});
+        let [new, old] = [new, old].map(|event| Selectable::of(events.selectable_fields.iter(), &event));
+        let rows = [
+            (core, "source=c", true, false),
+            (core, "source=kubelet", false, true),
+            (core, "reportingComponent=c,involvedObject.kind=Pod", true, false),
+            (events, "reportingController=c", true, false),
+            (events, "regarding.kind=Pod", true, false),
+            (events, "regarding.kind!=Pod", false, true),
+        ];
+        for (kind, text, selects_new, selects_old) in rows {
+            let selector = FieldSelector::parse(kind, text).unwrap();
+            assert_eq!(
+                (selector.matches(&new), selector.matches(&old)),
+                (selects_new, selects_old),
+                "{text}"
+            );
+        }
+        for (kind, text) in
+            [(core, "regarding.kind=Pod"), (events, "involvedObject.kind=Pod"), (events, "source=c")]
+        {
+            assert!(FieldSelector::parse(kind, text).is_err(), "{text}");
+        }
     }
 }

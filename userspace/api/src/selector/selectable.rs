@@ -90,6 +90,11 @@ fn field_text(object: &Value, field: &str) -> String {
         (Value::String(text), _) => text.clone(),
         (Value::Null, "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
         (Value::Null, "status.successful") => "0".to_owned(),
+        // An Event's: newer clients say the reporting component instead.
+        (Value::Null | Value::Object(_), "source") => {
+            let component = at["component"].as_str().filter(|component| !component.is_empty());
+            component.or(object["reportingComponent"].as_str()).unwrap_or_default().to_owned()
+        }
         (Value::Null, _) => String::new(),
         (other, _) => other.to_string(),
     }

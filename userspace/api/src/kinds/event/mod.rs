@@ -41,6 +41,20 @@ pub(super) const ROW: Row = Row {
     short_names: &["ev"],
     schema: "api.events.v1.Event",
     selectable_fields: CORE_ROW.selectable_fields,
+    field_names: &[
+        ("metadata.name", "metadata.name"),
+        ("metadata.namespace", "metadata.namespace"),
+        ("regarding.kind", "involvedObject.kind"),
+        ("regarding.namespace", "involvedObject.namespace"),
+        ("regarding.name", "involvedObject.name"),
+        ("regarding.uid", "involvedObject.uid"),
+        ("regarding.apiVersion", "involvedObject.apiVersion"),
+        ("regarding.resourceVersion", "involvedObject.resourceVersion"),
+        ("regarding.fieldPath", "involvedObject.fieldPath"),
+        ("reason", "reason"),
+        ("reportingController", "reportingComponent"),
+        ("type", "type"),
+    ],
     columns: COLUMNS,
     ..Row::NAMESPACED
 };
