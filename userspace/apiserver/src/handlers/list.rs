@@ -217,7 +217,12 @@ async fn past_page(
 ) -> Result<Page, Status> {
     let caches = &storage.caches;
     let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
-    if revision <= caches.catch_up().await.map_err(store_error)?
+    let present = caches.catch_up().await.map_err(store_error)?;
+    if revision < present {
+        // A revision that the store has dropped has expired, also for a quiet kind whose cache still has it.
+        caches.store().get(&selection.prefix, Some(revision)).await.map_err(store_error)?;
+    }
+    if revision <= present
         && let Some(mut objects) = resource.list_at(&selection.prefix, revision)
     {
         let done = objects.partition_point(|object| &*object.key <= after);

@@ -25,9 +25,10 @@ use crate::{Entry, Event, Result, StoreError};
 
 /// Bounds the writes of one commit, and so how long the first of them waits.
 const MAX_BATCH: usize = 1_024;
-/// How far back paged lists and late watches may reach; the age is that of etcd under Kubernetes.
+/// How far back paged lists and late watches may reach. A kube-apiserver keeps etcd's history for five to ten minutes, and clients
+/// rely on the end of an old token.
 const RETENTION: RetentionLimits =
-    RetentionLimits { age: Duration::from_secs(600), revisions: 500_000, bytes: 512 << 20 };
+    RetentionLimits { age: Duration::from_secs(300), revisions: 500_000, bytes: 512 << 20 };
 /// Page cache of the database. The operating system caches the file as well.
 const CACHE_BYTES: usize = 16 << 20;
 /// Writes wait for a checkpoint once the memtable has this many times the bytes of one.
