@@ -13,6 +13,7 @@ pub mod linear;
 pub mod netns;
 pub mod node;
 pub mod random_policies;
+pub mod registry;
 pub mod server_process;
 pub mod stepped_clock;
 

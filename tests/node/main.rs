@@ -2,6 +2,7 @@
 
 mod admission;
 mod eviction;
+mod images;
 mod pods;
 mod resize;
 mod stats;
