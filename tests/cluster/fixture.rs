@@ -12,7 +12,7 @@ use serde_json::Value;
 use xtask::binaries::Profile;
 use xtask::cluster::kubectl::{Kubectl, condition, text};
 use xtask::cluster::layout::Layout;
-use xtask::cluster::{Cluster, Options, Store, host};
+use xtask::cluster::{Cluster, Options, Store, host, stray};
 use xtask::{binaries, deps};
 
 /// A node is lost after this many seconds; the least is 5, and test machines are slow.
@@ -36,6 +36,7 @@ pub(crate) fn shared() -> Result<Shared> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let turn = File::create(folder.join("turn"))?;
     flock(&turn, FlockOperation::LockExclusive)?;
+    stray::watch(&cluster.layout)?;
     start(&cluster, &options())?;
     Ok(Shared { cluster, _turn: turn })
 }

@@ -7,6 +7,7 @@ pub mod host;
 pub mod kubectl;
 pub mod layout;
 pub mod process;
+pub mod stray;
 mod teardown;
 
 use std::fs;

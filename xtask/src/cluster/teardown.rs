@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::host;
 use super::layout::{Layout, NodeLayout};
 use super::process::Processes;
+use super::stray;
 
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// The parts of the state that are kept: logs, and fetched tools.
@@ -64,6 +65,8 @@ pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
             _ => Ok(Some(format!("link {link}"))),
         });
     }
+    let counted = stray::unwatch(layout);
+    report.note(counted.map(|counted| counted.then(|| format!("table {}", layout.name))));
     report.note(remove_cgroups(&layout.name));
     report.note(remove_tree(&layout.run()));
     report.note(remove_state(&layout.state));

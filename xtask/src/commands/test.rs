@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::lint::{self, cargo};
 use crate::binaries::Profile;
 use crate::cluster::layout::Layout;
-use crate::cluster::seize;
+use crate::cluster::{seize, stray};
 use crate::deps::{self, Need};
 use crate::progress::Step;
 use crate::{binaries, build_ebpf, old_kernel};
@@ -43,8 +43,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
     seize(&layout)?;
     let words: Vec<&str> = arguments.nextest.iter().map(String::as_str).collect();
     let tested = cargo(&[&["nextest", "run", "--no-fail-fast"], words.as_slice()].concat());
+    let strays = stray::packets(&layout);
     seize(&layout)?;
-    tested
+    tested?;
+    match strays? {
+        Some(packets) if packets > 0 => {
+            bail!("{packets} packets to pods or Services would have left this machine by its default route")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Names of test clusters are global on a machine, so runs of two source trees exclude each other. The lock is an abstract
