@@ -11,14 +11,12 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirec
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, DropReason, Hook, NodeConfig};
 
+use crate::hop::{self, AF_INET, AF_INET6};
 use crate::packet::Packet;
-use crate::{cluster, hop, interface, report};
+use crate::{cluster, interface, report};
 
 /// Index of the loopback interface, in every network namespace.
 const LOOPBACK_IFINDEX: u32 = 1;
-/// Address families of the kernel's parameters.
-pub(crate) const AF_INET: u32 = 2;
-pub(crate) const AF_INET6: u32 = 10;
 
 /// Into the pod with that host-side interface, past the node's stack.
 #[inline(always)]
@@ -47,9 +45,18 @@ pub(crate) fn to_host(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn to_uplink(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
     if config.flags & NodeConfig::SEVERAL_UPLINKS != 0 {
-        return hop::send(ctx, config, packet);
+        return by_routes(ctx, config, packet);
     }
     to_interface(config.uplink)
+}
+
+/// Out of the uplink that the routes name, or else of the first one.
+#[inline(never)]
+fn by_routes(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
+    match hop::find(ctx, packet, &packet.destination.addr) {
+        Some(hop) => to_next_hop(hop.ifindex, packet, &hop.gateway),
+        None => to_interface(config.uplink),
+    }
 }
 
 /// Back out of the uplink that the packet came by.

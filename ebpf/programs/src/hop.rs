@@ -8,11 +8,14 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, NodeConfig};
+use skep_abi::Addr;
 
-use crate::deliver::{self, AF_INET, AF_INET6};
 use crate::interface;
 use crate::packet::Packet;
+
+/// Address families of the kernel's parameters.
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
 
 /// Where a packet leaves the node.
 pub(crate) struct Hop {
@@ -60,13 +63,4 @@ pub(crate) fn find(ctx: &TcContext, packet: &Packet, to: &Addr) -> Option<Hop> {
 #[inline(never)]
 pub(crate) fn interface_to(ctx: &TcContext, packet: &Packet, to: &Addr) -> u32 {
     find(ctx, packet, to).map_or(0, |hop| hop.ifindex)
-}
-
-/// Sends the packet to its destination by the uplink that the routes name, or else by the first one.
-#[inline(never)]
-pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
-    match find(ctx, packet, &packet.destination.addr) {
-        Some(hop) => deliver::to_next_hop(hop.ifindex, packet, &hop.gateway),
-        None => deliver::to_interface(config.uplink),
-    }
 }

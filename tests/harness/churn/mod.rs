@@ -6,7 +6,9 @@
 //! Server and agent are real processes; pods are namespaces with interfaces by the CNI plugin's own code.
 
 mod changes;
+mod options;
 mod questions;
+mod report;
 mod traffic;
 mod world;
 
@@ -15,48 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use xtask::binaries::Profile;
 
+pub use options::Options;
+pub use report::Report;
 use traffic::Traffic;
 use world::World;
-
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    pub profile: Profile,
-    pub duration: Duration,
-    /// Half of them to the cluster address from a pod, half to the nodes' ports from outside.
-    pub connections: usize,
-    pub changes_per_second: u32,
-    /// To the cluster's DNS, from a pod.
-    pub questions_per_second: u32,
-    /// Connections of a pod to the outside that are silent for `silence` between two words.
-    pub silent: usize,
-    pub silence: Duration,
-    /// Between two ends of an agent, of either node in turn, by turns asked for and by force.
-    pub agent_life: Duration,
-    /// Whether packets between the nodes' pods go in VXLAN.
-    pub overlay: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    pub changes: usize,
-    pub restarts: usize,
-    pub kills: usize,
-    /// Requests over standing connections, and over new ones.
-    pub requests: usize,
-    pub dialled: usize,
-    /// Questions to the cluster's DNS, and the longest time until an answer.
-    pub questions: usize,
-    pub slowest_answer: Duration,
-    /// Words after a silence, from either end.
-    pub after_silence: usize,
-    /// Connections that policy refused.
-    pub refused: usize,
-    /// Nodes that came wrongly and went.
-    pub wrong_nodes: usize,
-    pub broken: Vec<String>,
-}
 
 /// Fails when the stage cannot be set; what breaks on it is in the report.
 pub fn run(options: &Options) -> Result<Report> {

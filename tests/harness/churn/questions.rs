@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::interval;
 
-use super::Report;
+use super::report::Report;
 use super::world::{STEADY, World};
 
 /// As long as a resolver waits by default (resolv.conf(5)).

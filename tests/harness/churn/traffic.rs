@@ -13,8 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use super::options::Options;
+use super::report::Report;
 use super::world::World;
-use super::{Options, Report};
 use crate::netns::{NetNs, enter};
 
 /// An answer that takes longer counts as none.

@@ -67,7 +67,7 @@ pub(super) fn object<T: DeserializeOwned>(value: Value) -> T {
 }
 
 impl World {
-    pub(super) fn new(options: &super::Options, runtime: &Runtime) -> Result<World> {
+    pub(super) fn new(options: &super::options::Options, runtime: &Runtime) -> Result<World> {
         let layout = Layout::named("skepchrn", &xtask::workspace().join("target/skep-churn"), 92);
         cluster::seize(&layout)?;
         let down = Down(layout.clone());

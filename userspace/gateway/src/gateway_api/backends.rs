@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use super::conditions::Fault;
 use super::grants::{Referrer, namespace_of};
 use super::kinds::BackendRef;
-use super::{Key, Objects};
-use crate::ingress::{PortName, ServiceStates};
+use super::objects::{Key, Objects};
+use crate::ingress::facts::PortName;
+use crate::ingress::states::ServiceStates;
 
 /// Services' ports that routes lead to, each once.
 #[derive(Default)]

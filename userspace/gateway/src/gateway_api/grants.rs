@@ -1,7 +1,7 @@
 //! ReferenceGrants: which references lead into other namespaces. PURE.
 
 use super::kinds::{GROUP, ReferenceGrantSpec};
-use super::{Key, Objects};
+use super::objects::{Key, Objects};
 
 /// What a reference is from: a kind of the group, in a namespace.
 #[derive(Clone, Copy)]

@@ -8,9 +8,9 @@ use super::conditions::Fault;
 use super::grants::{Referrer, namespace_of};
 use super::hosts::pattern;
 use super::kinds::{FromNamespaces, GROUP, Gateway, ListenerSet, ListenerSpec, ObjectRef};
-use super::{CONTROLLER, Key, Objects};
+use super::objects::{CONTROLLER, Key, Objects};
 use crate::certificate::Certificate;
-use crate::ingress::{SecretState, SecretStates};
+use crate::ingress::states::{SecretState, SecretStates};
 use crate::routing::HostPattern;
 
 /// Who has a listener.

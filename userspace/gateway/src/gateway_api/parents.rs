@@ -5,7 +5,7 @@ use super::grants::namespace_of;
 use super::hosts::{common, pattern};
 use super::kinds::{GROUP, ParentRef};
 use super::listeners::{GatewayListeners, Owner};
-use super::{Key, Objects};
+use super::objects::{Key, Objects};
 use crate::routing::HostPattern;
 
 /// Where a route attaches: index of the Gateway, of its listener, and the hosts that both have.

@@ -7,27 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::grants::{name_of, namespace_of};
 use super::listeners::GatewayListeners;
+use super::objects::{CONTROLLER, Key, Objects};
+use super::published::{GATEWAY_LABEL, MANAGED_BY};
 use super::routing::Routing;
-use super::{CONTROLLER, GATEWAY_LABEL, Key, Objects};
 
 /// Ports of nodes for listeners: below those of node ports and of connections that nodes open.
 const NODE_PORTS: std::ops::Range<u16> = 20_000..30_000;
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const MAX_LABEL_BYTES: usize = 63;
-
-/// What is known of a Gateway's Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Published {
-    /// By port of clients: the port of the nodes.
-    ports: BTreeMap<u16, u16>,
-    addresses: BTreeSet<IpAddr>,
-}
 
 /// Objects that should be, as the server is told to apply them.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,30 +26,6 @@ pub struct Publication {
     pub is_known: bool,
     pub service: Value,
     pub slices: Vec<Value>,
-}
-
-impl Published {
-    /// `None`: the Service is not one of a Gateway.
-    pub(super) fn parse(service: &Service) -> Option<Published> {
-        let labels = service.metadata.labels.as_ref()?;
-        if labels.get(MANAGED_BY).map(String::as_str) != Some("skep") || !labels.contains_key(GATEWAY_LABEL) {
-            return None;
-        }
-        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        let ports = ports.filter(|port| port.protocol.as_deref() != Some("UDP")).filter_map(|port| {
-            let target = match port.target_port.as_ref()? {
-                IntOrString::Int(number) => u16::try_from(*number).ok()?,
-                IntOrString::String(_) => return None,
-            };
-            Some((u16::try_from(port.port).ok()?, target))
-        });
-        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let entries = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
-        Some(Published {
-            ports: ports.collect(),
-            addresses: entries.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect(),
-        })
-    }
 }
 
 /// The key of a Gateway's Service.

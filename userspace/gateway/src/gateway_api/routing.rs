@@ -8,11 +8,12 @@ use super::conditions::Fault;
 use super::http_rules::HostlessRule;
 use super::kinds::{BackendRef, StreamRule};
 use super::listeners::{GatewayListeners, age};
+use super::objects::{Key, Objects};
 use super::parents::{ParentVerdict, RouteHead};
-use super::{Key, Objects, grpc, http_rules};
+use super::{grpc, http_rules};
 use crate::config::{Listener, Part, Route, StreamRoute, TlsAction, TlsServer};
 use crate::counters::RouteCounters;
-use crate::ingress::{SecretStates, ServiceStates};
+use crate::ingress::states::{SecretStates, ServiceStates};
 use crate::routing::{HostPattern, HostTable, RouteTable, Rule};
 
 /// What is made of the objects, but for addresses of endpoints.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::conditions::{Condition, Fault, stored};
 use super::kinds::{GROUP, ParentRef};
 use super::listeners::{GatewayListeners, Listener, Owner};
+use super::objects::{CONTROLLER, Key, Objects};
 use super::routing::{RouteResult, Routing};
-use super::{CONTROLLER, Key, Objects};
 
 /// Every feature of the public conformance suite that is served, in alphabetical order.
 const FEATURES: &[&str] = &[

@@ -8,9 +8,10 @@
 pub mod annotations;
 mod compile;
 mod endpoints;
-mod facts;
+pub(crate) mod facts;
 mod policies;
 mod problem;
+pub(crate) mod states;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -22,7 +23,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use problem::Problem;
 
@@ -30,10 +30,9 @@ use crate::certificate::{Certificate, CertificateError};
 use crate::config::{Backend, Config, Protocol};
 use crate::gateway_api::{self, Publication, StatusUpdate};
 use compile::Routing;
-pub(crate) use endpoints::ServiceFacts;
-use endpoints::SliceFacts;
-use facts::IngressFacts;
-pub(crate) use facts::PortName;
+use endpoints::{ServiceFacts, SliceFacts};
+use facts::{IngressFacts, PortName};
+use states::{SecretState, SecretStates, ServiceStates, key_of};
 use users::Users;
 
 /// The `spec.controller` of the classes that the gateway serves.
@@ -67,17 +66,6 @@ pub struct Index {
     gateway_api: gateway_api::Objects,
     /// With the revision of the objects and the first index of a backend that it was made from.
     gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
-}
-
-pub(crate) type SecretStates = HashMap<Arc<str>, SecretState>;
-pub(crate) type ServiceStates = HashMap<Arc<str>, ServiceFacts>;
-
-/// A Secret that was looked for.
-pub(crate) enum SecretState {
-    Missing,
-    Good(Arc<Certificate>),
-    /// The last certificate that was valid stays in force.
-    Bad(CertificateError, Option<Arc<Certificate>>),
 }
 
 /// What [`Index::compile`] makes.
@@ -333,14 +321,5 @@ impl Index {
         let is_ours =
             |facts: &IngressFacts| facts.class.as_ref().is_some_and(|class| self.classes.contains(class));
         self.ingresses.iter().filter(move |(_, facts)| is_ours(facts))
-    }
-}
-
-/// NAMESPACE/NAME, or the name of an object without a namespace.
-pub(crate) fn key_of(meta: &ObjectMeta) -> Arc<str> {
-    let name = meta.name.as_deref().unwrap_or_default();
-    match meta.namespace.as_deref() {
-        Some(namespace) => format!("{namespace}/{name}").into(),
-        None => name.into(),
     }
 }

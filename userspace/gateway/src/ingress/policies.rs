@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::Index;
 use super::annotations::{Resolved, ServiceAddress, pattern};
 use super::compile::{BackendKey, Builder};
 use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
 use super::problem::Problem;
-use super::{Index, SecretState};
+use super::states::SecretState;
 use crate::config::Route;
 use crate::filters::Redirect;
 use crate::policy::{BasicAuth, Policy, TemplateRedirect};

@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::access_log::Line;
-use super::body::RequestBody;
 use super::policy::Prepared;
+use super::request_body::RequestBody;
 use super::snapshot::Cluster;
 use super::upstream::{Lease, SendError, Unanswered, Upstream, Wait};
 use super::{Gateway, Shared};

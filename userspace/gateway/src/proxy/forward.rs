@@ -15,10 +15,11 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::activity::InProgress;
-use super::body::{BodyError, BodyState, RequestBody, ResponseBody};
 use super::connection::Client;
 use super::exchange::{self, Record, Terms};
 use super::policy::{self, Denied, Prepared, Verdict};
+use super::request_body::{BodyError, BodyState, RequestBody};
+use super::response_body::ResponseBody;
 use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
 use super::{Gateway, Shared};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::body::RequestBody;
 use super::exchange::{self, Terms};
 use super::forward::Outgoing;
+use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
 use crate::config::Mirror;
 

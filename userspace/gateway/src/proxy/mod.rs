@@ -4,14 +4,16 @@
 
 mod access_log;
 mod activity;
-mod body;
 mod connection;
 mod exchange;
 mod forward;
 mod head_scan;
+mod idle_timer;
 mod listener;
 mod mirror;
 mod policy;
+mod request_body;
+mod response_body;
 mod seats;
 mod snapshot;
 mod streams;

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Shared;
-use super::body::RequestBody;
 use super::exchange::{self, Terms};
+use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
 use crate::config::Protocol;

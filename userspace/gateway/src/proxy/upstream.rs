@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::body::{BodyState, RequestBody};
+use super::request_body::{BodyState, RequestBody};
 use crate::config::Protocol;
 use crate::health::Health;
 

@@ -21,22 +21,37 @@ use std::time::Duration;
 
 use skep_datapath::FlowGroup;
 
+/// Why a flag's value is none.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(crate) enum FlagError {
+    #[error("{0}")]
+    NoDuration(String),
+    #[error("a duration must not be negative")]
+    Negative,
+    #[error("a timeout is group=duration")]
+    NoPair,
+    #[error("{0} is none of {1}")]
+    UnknownGroup(String, String),
+    #[error("{0} is not between 10s and 136 years")]
+    OutOfRange(String),
+}
+
 /// Parses a duration in the notation of Kubernetes' flags: `500ms`, `5s`, `1m30s`, `24h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
+pub(crate) fn duration(text: &str) -> Result<Duration, FlagError> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|error: jiff::Error| FlagError::NoDuration(error.to_string()))?;
+    Duration::try_from(parsed).map_err(|_| FlagError::Negative)
 }
 
 /// Parses `group=duration`; the duration is at least ten seconds, which closed flows have.
-pub(crate) fn flow_timeout(text: &str) -> Result<(FlowGroup, u32), String> {
-    let (name, time) = text.split_once('=').ok_or("a timeout is group=duration")?;
+pub(crate) fn flow_timeout(text: &str) -> Result<(FlowGroup, u32), FlagError> {
+    let (name, time) = text.split_once('=').ok_or(FlagError::NoPair)?;
     let found = FlowGroup::SETTABLE.into_iter().find(|(known, _)| *known == name);
     let names = || FlowGroup::SETTABLE.map(|(name, _)| name).join(", ");
-    let (_, group) = found.ok_or_else(|| format!("{name} is none of {}", names()))?;
-    let seconds = duration(time)?.as_secs();
-    match u32::try_from(seconds) {
+    let (_, group) = found.ok_or_else(|| FlagError::UnknownGroup(name.to_owned(), names()))?;
+    match u32::try_from(duration(time)?.as_secs()) {
         Ok(seconds) if seconds >= 10 => Ok((group, seconds)),
-        _ => Err(format!("{time} is not between 10s and 136 years")),
+        _ => Err(FlagError::OutOfRange(time.to_owned())),
     }
 }
 

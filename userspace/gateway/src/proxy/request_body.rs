@@ -1,4 +1,4 @@
-//! Bodies that pass, with what is known of them at their end.
+//! A request's body on its way to an endpoint, with what is known of it meanwhile.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,11 +11,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep};
 
-use super::activity::{Activity, InProgress};
-use super::exchange::Record;
-use super::upstream::Lease;
+use super::activity::Activity;
+use super::idle_timer::IdleTimer;
 
 /// Why a body ends before its end.
 #[derive(Debug, thiserror::Error)]
@@ -229,122 +227,5 @@ impl StreamedBody {
             }
         }
         Ok(frame)
-    }
-}
-
-/// A response's body on its way to the client. Its drop is the end of the request.
-pub(super) struct ResponseBody {
-    source: Source,
-    record: Option<Record>,
-    open: InProgress,
-}
-
-enum Source {
-    Text(Option<Bytes>),
-    Endpoint { body: Incoming, lease: Lease, timer: IdleTimer, ended: bool },
-}
-
-impl ResponseBody {
-    pub(super) fn text(text: &'static str, record: Option<Record>, open: InProgress) -> ResponseBody {
-        let text = Some(Bytes::from_static(text.as_bytes())).filter(|text| !text.is_empty());
-        ResponseBody { source: Source::Text(text), record, open }
-    }
-
-    pub(super) fn endpoint(
-        body: Incoming,
-        lease: Lease,
-        timeout: Duration,
-        record: Option<Record>,
-        open: InProgress,
-    ) -> ResponseBody {
-        let timer = IdleTimer::new(timeout);
-        ResponseBody { source: Source::Endpoint { body, lease, timer, ended: false }, record, open }
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let frame = match &mut this.source {
-            Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Endpoint { body, timer, ended, .. } => match Pin::new(body).poll_frame(context) {
-                Poll::Ready(frame) => {
-                    timer.stop();
-                    *ended = frame.is_none();
-                    frame.map(|frame| frame.map_err(BodyError::from))
-                }
-                Poll::Pending => {
-                    ready!(timer.poll(context));
-                    Some(Err(BodyError::Timeout))
-                }
-            },
-        };
-        if frame.is_some() {
-            this.open.activity().goes_on();
-        }
-        if let (Some(record), Some(frame)) = (&mut this.record, &frame) {
-            match frame {
-                Ok(frame) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
-                Err(error) => record.failed(error),
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Text(text) => text.is_none(),
-            Source::Endpoint { body, .. } => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Endpoint { body, .. } => body.size_hint(),
-        }
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        if let Source::Endpoint { body, lease, ended, .. } = &mut self.source
-            && (*ended || body.is_end_stream())
-        {
-            lease.finish();
-        }
-    }
-}
-
-/// The time between two pieces of a body. It runs only while there is none.
-struct IdleTimer {
-    timeout: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    is_running: bool,
-}
-
-impl IdleTimer {
-    fn new(timeout: Duration) -> IdleTimer {
-        IdleTimer { timeout, sleep: None, is_running: false }
-    }
-
-    fn stop(&mut self) {
-        self.is_running = false;
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let until = Instant::now() + self.timeout;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if !self.is_running {
-            sleep.as_mut().reset(until);
-            self.is_running = true;
-        }
-        sleep.as_mut().poll(context)
     }
 }

@@ -1,0 +1,193 @@
+//! The objects of the group, as they are now, and what else routing depends on. PURE.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+
+use super::kinds::{
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, LoadBalancerPool,
+    ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
+};
+use super::published::Published;
+use crate::counters::RouteCounters;
+use crate::ingress::states::key_of;
+
+/// The `spec.controllerName` of the classes that the gateway serves.
+pub const CONTROLLER: &str = "skep.io/gateway";
+
+/// NAMESPACE/NAME, or the name of an object without a namespace.
+pub(crate) type Key = Arc<str>;
+
+/// The objects, as they are now.
+#[derive(Default)]
+pub struct Objects {
+    pub(super) classes: BTreeMap<Key, Arc<GatewayClass>>,
+    pub(super) gateways: BTreeMap<Key, Arc<Gateway>>,
+    pub(super) listener_sets: BTreeMap<Key, Arc<ListenerSet>>,
+    pub(super) http_routes: BTreeMap<Key, Arc<HttpRoute>>,
+    pub(super) grpc_routes: BTreeMap<Key, Arc<GrpcRoute>>,
+    pub(super) tls_routes: BTreeMap<Key, Arc<TlsRoute>>,
+    pub(super) tcp_routes: BTreeMap<Key, Arc<TcpRoute>>,
+    pub(super) udp_routes: BTreeMap<Key, Arc<UdpRoute>>,
+    pub(super) grants: BTreeMap<Key, Arc<ReferenceGrant>>,
+    pub(super) policies: BTreeMap<Key, Arc<BackendTlsPolicy>>,
+    pub(super) namespaces: BTreeMap<Key, BTreeMap<String, String>>,
+    /// Nodes that have a gateway, and the address at which it listens.
+    pub(super) nodes: BTreeMap<Key, NodeFacts>,
+    /// Services that lead to Gateways.
+    pub(super) published: BTreeMap<Key, Published>,
+    /// LoadBalancerPools, which give Services addresses.
+    pub(super) pools: BTreeMap<Key, Arc<LoadBalancerPool>>,
+    pub(super) counters: BTreeMap<Box<str>, Arc<RouteCounters>>,
+    /// Rises with each change that routing depends on.
+    revision: u64,
+}
+
+/// A node with a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeFacts {
+    pub(super) address: IpAddr,
+    /// It listens, and the node is ready.
+    pub(super) is_serving: bool,
+}
+
+macro_rules! objects {
+    ($($kind:ty: $field:ident, $apply:ident, $delete:ident, $keep:ident;)+) => {$(
+        pub fn $apply(&mut self, object: &$kind) {
+            let key = key_of(&object.metadata);
+            let old = self.$field.get(&key);
+            // A status is written by the gateway itself, and changes no route.
+            let is_same = |old: &Arc<$kind>| {
+                old.spec == object.spec
+                    && old.metadata.generation == object.metadata.generation
+                    && old.metadata.uid == object.metadata.uid
+                    && old.metadata.labels == object.metadata.labels
+            };
+            if !old.is_some_and(is_same) {
+                self.revision += 1;
+            }
+            self.$field.insert(key, Arc::new(object.clone()));
+        }
+
+        pub fn $delete(&mut self, key: &str) {
+            if self.$field.remove(key).is_some() {
+                self.revision += 1;
+            }
+        }
+
+        pub fn $keep(&mut self, listed: &HashSet<Arc<str>>) {
+            self.$field.retain(|key, _| listed.contains(key));
+            self.revision += 1;
+        }
+    )+};
+}
+
+impl Objects {
+    objects! {
+        GatewayClass: classes, apply_class, delete_class, keep_classes;
+        Gateway: gateways, apply_gateway, delete_gateway, keep_gateways;
+        ListenerSet: listener_sets, apply_listener_set, delete_listener_set, keep_listener_sets;
+        HttpRoute: http_routes, apply_http_route, delete_http_route, keep_http_routes;
+        GrpcRoute: grpc_routes, apply_grpc_route, delete_grpc_route, keep_grpc_routes;
+        TlsRoute: tls_routes, apply_tls_route, delete_tls_route, keep_tls_routes;
+        TcpRoute: tcp_routes, apply_tcp_route, delete_tcp_route, keep_tcp_routes;
+        UdpRoute: udp_routes, apply_udp_route, delete_udp_route, keep_udp_routes;
+        ReferenceGrant: grants, apply_grant, delete_grant, keep_grants;
+        BackendTlsPolicy: policies, apply_policy, delete_policy, keep_policies;
+        LoadBalancerPool: pools, apply_pool, delete_pool, keep_pools;
+    }
+
+    pub fn apply_namespace(&mut self, namespace: &Namespace) {
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        let old = self.namespaces.insert(key_of(&namespace.metadata), labels.clone());
+        if old.as_ref() != Some(&labels) {
+            self.revision += 1;
+        }
+    }
+
+    pub fn delete_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    pub fn keep_namespaces(&mut self, listed: &HashSet<Arc<str>>) {
+        self.namespaces.retain(|name, _| listed.contains(name));
+        self.revision += 1;
+    }
+
+    pub fn apply_node(&mut self, node: &Node) {
+        let name = key_of(&node.metadata);
+        let facts = NodeFacts::parse(node);
+        let old = match facts {
+            Some(facts) => self.nodes.insert(name, facts),
+            None => self.nodes.remove(&name),
+        };
+        if old != facts {
+            self.revision += 1;
+        }
+    }
+
+    pub fn delete_node(&mut self, name: &str) {
+        if self.nodes.remove(name).is_some() {
+            self.revision += 1;
+        }
+    }
+
+    pub fn keep_nodes(&mut self, listed: &HashSet<Arc<str>>) {
+        self.nodes.retain(|name, _| listed.contains(name));
+        self.revision += 1;
+    }
+
+    /// A Service that leads to a Gateway. Others are not kept.
+    pub(crate) fn apply_service(&mut self, service: &Service) {
+        let key = key_of(&service.metadata);
+        let published = Published::parse(service);
+        if self.published.get(&key) != published.as_ref() {
+            self.revision += 1;
+            match published {
+                Some(published) => drop(self.published.insert(key, published)),
+                None => drop(self.published.remove(&key)),
+            }
+        }
+    }
+
+    pub(crate) fn delete_service(&mut self, key: &str) {
+        if self.published.remove(key).is_some() {
+            self.revision += 1;
+        }
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What depends on routing has to be made again: a Service or a Secret changed.
+    pub(crate) fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    pub(super) fn counters_of(&self, name: String) -> Arc<RouteCounters> {
+        match self.counters.get(name.as_str()) {
+            Some(counters) => counters.clone(),
+            None => Arc::new(RouteCounters::new(name)),
+        }
+    }
+}
+
+impl NodeFacts {
+    /// `None`: the node has no gateway.
+    fn parse(node: &Node) -> Option<NodeFacts> {
+        let status = node.status.as_ref()?;
+        let state = |kind: &str| {
+            let mut all = status.conditions.iter().flatten();
+            all.find(|condition| condition.type_ == kind).map(|condition| condition.status.as_str())
+        };
+        let gateway = state(crate::NODE_CONDITION)?;
+        let mut addresses = status.addresses.iter().flatten();
+        let internal = addresses.find(|address| address.type_ == "InternalIP")?;
+        let is_ready = matches!(state("Ready"), None | Some("True"));
+        let address = internal.address.parse().ok()?;
+        Some(NodeFacts { address, is_serving: gateway == "True" && is_ready })
+    }
+}

@@ -1,0 +1,105 @@
+//! A response's body on its way to the client; its end is the end of the request.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::activity::InProgress;
+use super::exchange::Record;
+use super::idle_timer::IdleTimer;
+use super::request_body::BodyError;
+use super::upstream::Lease;
+
+/// A response's body on its way to the client. Its drop is the end of the request.
+pub(super) struct ResponseBody {
+    source: Source,
+    record: Option<Record>,
+    open: InProgress,
+}
+
+enum Source {
+    Text(Option<Bytes>),
+    Endpoint { body: Incoming, lease: Lease, timer: IdleTimer, ended: bool },
+}
+
+impl ResponseBody {
+    pub(super) fn text(text: &'static str, record: Option<Record>, open: InProgress) -> ResponseBody {
+        let text = Some(Bytes::from_static(text.as_bytes())).filter(|text| !text.is_empty());
+        ResponseBody { source: Source::Text(text), record, open }
+    }
+
+    pub(super) fn endpoint(
+        body: Incoming,
+        lease: Lease,
+        timeout: Duration,
+        record: Option<Record>,
+        open: InProgress,
+    ) -> ResponseBody {
+        let timer = IdleTimer::new(timeout);
+        ResponseBody { source: Source::Endpoint { body, lease, timer, ended: false }, record, open }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.source {
+            Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Endpoint { body, timer, ended, .. } => match Pin::new(body).poll_frame(context) {
+                Poll::Ready(frame) => {
+                    timer.stop();
+                    *ended = frame.is_none();
+                    frame.map(|frame| frame.map_err(BodyError::from))
+                }
+                Poll::Pending => {
+                    ready!(timer.poll(context));
+                    Some(Err(BodyError::Timeout))
+                }
+            },
+        };
+        if frame.is_some() {
+            this.open.activity().goes_on();
+        }
+        if let (Some(record), Some(frame)) = (&mut this.record, &frame) {
+            match frame {
+                Ok(frame) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Err(error) => record.failed(error),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Text(text) => text.is_none(),
+            Source::Endpoint { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Endpoint { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Source::Endpoint { body, lease, ended, .. } = &mut self.source
+            && (*ended || body.is_end_stream())
+        {
+            lease.finish();
+        }
+    }
+}
