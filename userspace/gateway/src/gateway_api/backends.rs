@@ -1,6 +1,6 @@
 //! References to backends. PURE.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::conditions::Fault;
 use super::grants::{Referrer, namespace_of};
@@ -35,6 +35,8 @@ pub(super) struct Resolver<'a> {
     pub(super) protocol: &'static str,
     /// The first reference that does not lead anywhere.
     pub(super) verdict: Result<(), Fault>,
+    /// Services that references lead to.
+    pub(super) reached: BTreeSet<Key>,
 }
 
 impl Resolver<'_> {
@@ -42,6 +44,7 @@ impl Resolver<'_> {
     pub(super) fn resolve(&mut self, reference: &BackendRef) -> Option<usize> {
         match self.find(reference) {
             Ok((service, port)) => {
+                self.reached.insert(service.clone());
                 let next = self.backends.first + self.backends.all.len();
                 let at = *self.backends.index_of.entry((service.clone(), port)).or_insert(next);
                 if at == next {

@@ -43,6 +43,8 @@ pub(super) struct Listener {
     pub(super) kinds: Vec<&'static str>,
     pub(super) accepted: Result<(), Fault>,
     pub(super) conflict: Option<Fault>,
+    /// Clients can get to it: packets of UDP are served at addresses of the Gateway's own only.
+    pub(super) is_reachable: bool,
     pub(super) resolved: Result<(), Fault>,
     pub(super) certificates: Vec<Arc<Certificate>>,
     pub(super) attached: u32,
@@ -56,17 +58,13 @@ impl Listener {
 
     /// Whether it serves what it should.
     pub(super) fn is_programmed(&self) -> bool {
-        self.is_open() && self.resolved.is_ok()
+        self.is_open() && self.is_reachable && self.resolved.is_ok()
     }
 
     /// Whether it has all that a connection needs. One whose last certificate still serves does, too.
     pub(super) fn serves(&self) -> bool {
-        let needs_certificate = match self.spec.protocol.as_str() {
-            "HTTPS" => true,
-            "TLS" => !self.is_passthrough(),
-            _ => false,
-        };
-        self.is_open() && (!needs_certificate || !self.certificates.is_empty())
+        let has_certificate = !terminates(&self.spec) || !self.certificates.is_empty();
+        self.is_open() && self.is_reachable && has_certificate
     }
 
     pub(super) fn is_passthrough(&self) -> bool {
@@ -80,6 +78,8 @@ pub(super) struct GatewayListeners {
     pub(super) key: Key,
     pub(super) gateway: Arc<Gateway>,
     pub(super) listeners: Vec<Listener>,
+    /// It has, or will have, an address of its own.
+    pub(super) is_balanced: bool,
     /// ListenerSets that name the Gateway, and whether it takes them.
     pub(super) sets: Vec<(Key, Arc<ListenerSet>, Result<(), Fault>)>,
 }
@@ -132,7 +132,16 @@ impl Objects {
             listeners.extend(of_set.map(|spec| self.listener(owner.clone(), spec, secrets)));
         }
         find_conflicts(&mut listeners, own_count);
-        GatewayListeners { key: key.clone(), gateway: gateway.clone(), listeners, sets }
+        let is_balanced = self.is_balanced(key);
+        for listener in &mut listeners {
+            listener.is_reachable = is_balanced || listener.spec.protocol != "UDP";
+            // Without the check, everybody would be let in.
+            if terminates(&listener.spec) && asks_for_client_certificates(gateway, listener.spec.port) {
+                let message = "certificates of clients are not verified";
+                listener.accepted = Err(Fault::new("UnsupportedValue", message));
+            }
+        }
+        GatewayListeners { key: key.clone(), gateway: gateway.clone(), listeners, is_balanced, sets }
     }
 
     fn listener(&self, owner: Owner, spec: &ListenerSpec, secrets: &SecretStates) -> Listener {
@@ -162,6 +171,7 @@ impl Objects {
             kinds,
             accepted,
             conflict: None,
+            is_reachable: true,
             resolved: kinds_verdict.and(certificates_verdict),
             certificates,
             attached: 0,
@@ -177,12 +187,7 @@ impl Objects {
     ) -> (Vec<Arc<Certificate>>, Result<(), Fault>) {
         let (mut found, mut verdict) = (Vec::new(), Ok(()));
         let invalid = |message: String| Err(Fault::new("InvalidCertificateRef", message));
-        let terminates = match spec.protocol.as_str() {
-            "HTTPS" => true,
-            "TLS" => spec.tls.as_ref().is_none_or(|tls| tls.mode.as_deref() != Some("Passthrough")),
-            _ => false,
-        };
-        if !terminates {
+        if !terminates(spec) {
             return (found, verdict);
         }
         let refs = spec.tls.as_ref().map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
@@ -270,6 +275,23 @@ impl Objects {
             _ => false,
         }
     }
+}
+
+/// Whether TLS ends here.
+fn terminates(spec: &ListenerSpec) -> bool {
+    match spec.protocol.as_str() {
+        "HTTPS" => true,
+        "TLS" => spec.tls.as_ref().is_none_or(|tls| tls.mode.as_deref() != Some("Passthrough")),
+        _ => false,
+    }
+}
+
+fn asks_for_client_certificates(gateway: &Gateway, port: u16) -> bool {
+    let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
+    frontend.is_some_and(|frontend| {
+        let of_port = frontend.per_port.iter().find(|of_port| of_port.port == port);
+        of_port.map_or(&frontend.default, |of_port| &of_port.tls).validation.is_some()
+    })
 }
 
 fn matches(selector: &LabelSelector, labels: &std::collections::BTreeMap<String, String>) -> bool {

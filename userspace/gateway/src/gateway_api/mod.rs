@@ -16,6 +16,7 @@ pub mod kinds;
 mod listeners;
 mod objects;
 mod parents;
+mod policies;
 mod publish;
 mod published;
 mod routing;

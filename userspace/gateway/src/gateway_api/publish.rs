@@ -55,6 +55,12 @@ impl Objects {
         by_service.into_iter().chain(self.pools.is_empty().then_some(port))
     }
 
+    /// Whether a Gateway has an address of its own, or pools that give it one.
+    pub(super) fn is_balanced(&self, gateway: &Key) -> bool {
+        let published = self.published.get(&service_key(gateway));
+        !self.pools.is_empty() || published.is_some_and(|published| !published.addresses.is_empty())
+    }
+
     /// The addresses of a Gateway: its Service's, or without pools those of the nodes.
     pub(super) fn addresses(&self, gateway: &GatewayListeners) -> BTreeSet<IpAddr> {
         let of_service = self.published.get(&service_key(&gateway.key)).map(|published| &published.addresses);

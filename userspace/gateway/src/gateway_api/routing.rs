@@ -1,6 +1,6 @@
 //! Routes at their listeners: what the data plane serves at each port of each Gateway. PURE.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::backends::{Backends, Resolver};
@@ -34,6 +34,8 @@ pub(super) struct RouteResult {
     pub(super) kind: &'static str,
     pub(super) key: Key,
     pub(super) parents: Vec<ParentVerdict>,
+    /// Services that it leads to.
+    pub(super) services: BTreeSet<Key>,
     pub(super) accepted: Result<(), Fault>,
     pub(super) resolved: Result<(), Fault>,
 }
@@ -102,13 +104,14 @@ impl Routing {
             route: key,
             protocol: candidate.protocol,
             verdict: Ok(()),
+            reached: BTreeSet::new(),
         };
         let compiled = match candidate.rules {
             Rules::Http(rules) => http_rules::compile(rules, &counters, &mut resolver).map(Compiled::Rules),
             Rules::Grpc(rules) => grpc::compile(rules, &counters, &mut resolver).map(Compiled::Rules),
             Rules::Stream(rules) => Ok(Compiled::Stream(stream(rules, &counters, &mut resolver))),
         };
-        let resolved = resolver.verdict;
+        let (resolved, services) = (resolver.verdict, resolver.reached);
         self.counters.push(counters);
         let accepted = match compiled {
             Ok(compiled) => {
@@ -117,7 +120,7 @@ impl Routing {
             }
             Err(fault) => Err(fault),
         };
-        self.routes.push(RouteResult { kind, key: key.clone(), parents, accepted, resolved });
+        self.routes.push(RouteResult { kind, key: key.clone(), parents, services, accepted, resolved });
     }
 
     /// The ports of listeners that are in force, with what is attached to them.
@@ -157,7 +160,9 @@ impl Routing {
                     }
                     protocol => {
                         let Some(stream) = first else { continue };
-                        match direct_parts(&stream, protocol == "UDP") {
+                        // At the nodes' own addresses there is no Service that leads to endpoints.
+                        let parts = direct_parts(&stream, protocol == "UDP");
+                        match parts.filter(|_| gateway.is_balanced) {
                             Some(parts) => {
                                 let protocol = if protocol == "UDP" { "UDP" } else { "TCP" };
                                 self.direct.push((port.0, port.1, protocol, parts));
@@ -177,8 +182,7 @@ impl Routing {
         mut tls: BTreeMap<(Key, u16), HostTable<Arc<TlsServer>>>,
         mut streams: BTreeMap<(Key, u16), Arc<StreamRoute>>,
     ) {
-        let ports: std::collections::BTreeSet<_> =
-            hosts.keys().chain(tls.keys()).chain(streams.keys()).cloned().collect();
+        let ports: BTreeSet<_> = hosts.keys().chain(tls.keys()).chain(streams.keys()).cloned().collect();
         for port in ports {
             let passes = tls.get(&port).is_some_and(|servers| {
                 servers.values().any(|server| !matches!(server.action, TlsAction::Http))

@@ -96,6 +96,7 @@ impl Objects {
             self.route_update(route, now, &mut all);
         }
         self.forget_routes(routing, &mut all);
+        self.policy_updates(routing, now, &mut all);
         all
     }
 
@@ -106,7 +107,7 @@ impl Objects {
         let own: Vec<&Listener> = of_owner(gateway, &Owner::Gateway(gateway.key.clone()));
         let old = &object.status;
         let sets = gateway.sets.iter().filter(|(key, _, verdict)| {
-            verdict.is_ok() && of_owner(gateway, &Owner::ListenerSet(key.clone())).iter().any(|l| l.is_open())
+            verdict.is_ok() && of_owner(gateway, &Owner::ListenerSet(key.clone())).iter().any(|l| l.serves())
         });
         let conditions = gateway_conditions(gateway, &own, &addresses);
         let accepted = conditions[0].holds;
@@ -137,7 +138,7 @@ impl Objects {
     fn route_update(&self, route: &RouteResult, now: &str, all: &mut Vec<StatusUpdate>) {
         let Some((meta, old)) = self.route_object(route.kind, &route.key) else { return };
         let generation = meta.generation.unwrap_or_default();
-        let mut parents = foreign_parents(old);
+        let mut parents = foreign(old, "parents");
         for verdict in &route.parents {
             let parent = parent_value(&verdict.parent);
             let mut known = old["parents"].as_array().into_iter().flatten();
@@ -166,7 +167,7 @@ impl Objects {
             let Some((meta, old)) = self.route_object(kind, key) else { continue };
             let mut parents = old["parents"].as_array().into_iter().flatten();
             if parents.any(|parent| parent["controllerName"] == CONTROLLER) {
-                let status = json!({"parents": foreign_parents(old)});
+                let status = json!({"parents": foreign(old, "parents")});
                 differs(all, kind, key, meta, old, status);
             }
         }
@@ -235,7 +236,7 @@ fn set_conditions(
     own: &[&Listener],
     is_parent_accepted: bool,
 ) -> Vec<Condition> {
-    let valid = own.iter().filter(|listener| listener.is_open()).count();
+    let valid = own.iter().filter(|listener| listener.serves()).count();
     let accepted = match verdict {
         Err(fault) => Condition::no("Accepted", fault.reason, fault.message.clone()),
         Ok(()) if !is_parent_accepted => {
@@ -279,9 +280,11 @@ fn listener_conditions(listener: &Listener) -> Vec<Condition> {
         Some(fault) => Err(fault.clone()),
         None => listener.accepted.clone(),
     };
-    let programmed = match listener.is_programmed() {
-        true => Condition::yes("Programmed", "Programmed"),
-        false => Condition::no("Programmed", "Invalid", "the listener is not valid"),
+    let programmed = match &listener.conflict {
+        _ if listener.is_programmed() => Condition::yes("Programmed", "Programmed"),
+        Some(fault) => Condition::no("Programmed", fault.reason, &fault.message),
+        None if listener.is_reachable => Condition::no("Programmed", "Invalid", "the listener is not valid"),
+        None => Condition::no("Programmed", "Pending", "UDP needs a LoadBalancerPool"),
     };
     vec![
         Condition::of("Accepted", &accepted),
@@ -291,9 +294,10 @@ fn listener_conditions(listener: &Listener) -> Vec<Condition> {
     ]
 }
 
-fn foreign_parents(status: &Value) -> Vec<Value> {
-    let parents = status["parents"].as_array().into_iter().flatten();
-    parents.filter(|parent| parent["controllerName"] != CONTROLLER).cloned().collect()
+/// The parents or ancestors that other controllers wrote.
+pub(super) fn foreign(status: &Value, field: &str) -> Vec<Value> {
+    let all = status[field].as_array().into_iter().flatten();
+    all.filter(|one| one["controllerName"] != CONTROLLER).cloned().collect()
 }
 
 /// As the route has it.
@@ -313,7 +317,7 @@ fn parent_value(parent: &ParentRef) -> Value {
     Value::Object(value)
 }
 
-fn differs(
+pub(super) fn differs(
     all: &mut Vec<StatusUpdate>,
     kind: &'static str,
     key: &Key,

@@ -4,7 +4,10 @@ use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::kinds::{Gateway, GatewayClass, HttpRoute, ListenerSet, ReferenceGrant, UdpRoute};
+use super::kinds::{
+    BackendTlsPolicy, Gateway, GatewayClass, HttpRoute, ListenerSet, LoadBalancerPool, ReferenceGrant,
+    TcpRoute, UdpRoute,
+};
 use crate::config::{Config, Route};
 use crate::ingress::{Index, Ports};
 use crate::routing::RequestHead;
@@ -53,6 +56,11 @@ fn index() -> Index {
 fn gateway(index: &mut Index, key: &str, listeners: Value) {
     let spec = json!({"gatewayClassName": "skep", "listeners": listeners, "allowedListeners": {"namespaces": {"from": "Same"}}});
     index.gateway_api().apply_gateway(&object::<Gateway>(key, spec));
+}
+
+fn pool(index: &mut Index) {
+    let pool = json!({"metadata": {"name": "pool"}, "spec": {"cidrs": ["192.0.2.128/25"]}});
+    index.gateway_api().apply_pool(&serde_json::from_value::<LoadBalancerPool>(pool).unwrap());
 }
 
 fn http_route(index: &mut Index, key: &str, spec: Value) {
@@ -192,6 +200,10 @@ fn a_listener_set_adds_listeners_and_loses_conflicts() {
     index.gateway_api().apply_listener_set(&object::<ListenerSet>("a/set", set));
     index.compile(0);
     assert_eq!(said(&index, "Gateway", "/listeners/0/conditions", "Conflicted"), "False/NoConflicts");
+    assert_eq!(
+        said(&index, "ListenerSet", "/listeners/0/conditions", "Programmed"),
+        "False/HostnameConflict"
+    );
     assert_eq!(said(&index, "ListenerSet", "/listeners/0/conditions", "Conflicted"), "True/HostnameConflict");
     assert_eq!(said(&index, "ListenerSet", "/listeners/1/conditions", "Programmed"), "True/Programmed");
     assert_eq!(said(&index, "ListenerSet", "/conditions", "Accepted"), "True/ListenersNotValid");
@@ -200,6 +212,7 @@ fn a_listener_set_adds_listeners_and_loses_conflicts() {
 #[test]
 fn a_gateways_service_leads_to_nodes_and_for_datagrams_to_endpoints() {
     let mut index = index();
+    pool(&mut index);
     gateway(
         &mut index,
         "a/main",
@@ -230,4 +243,70 @@ fn a_gateways_service_leads_to_nodes_and_for_datagrams_to_endpoints() {
     let target = u16::try_from(target.as_u64().unwrap()).unwrap();
     assert_eq!(config.listeners[&target].public_port, 80);
     assert_eq!(index.publications().0[0].service["spec"]["ports"][0]["targetPort"], target);
+}
+
+#[test]
+fn without_pools_nodes_pass_connections_on_and_datagrams_wait() {
+    let mut index = index();
+    let listeners = json!([{"name": "tcp", "port": 9000, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+    gateway(&mut index, "a/main", listeners);
+    let spec = |port: u16| json!({"parentRefs": [{"name": "main"}], "rules": [{"backendRefs": [{"name": "web", "port": port}]}]});
+    index.gateway_api().apply_tcp_route(&object::<TcpRoute>("a/tcp", spec(80)));
+    index.gateway_api().apply_udp_route(&object::<UdpRoute>("a/dns", spec(53)));
+    let config = index.compile(0).config;
+    assert!(config.listeners[&9000].stream.is_some());
+    assert_eq!(said(&index, "Gateway", "/listeners/0/conditions", "Programmed"), "True/Programmed");
+    assert_eq!(said(&index, "Gateway", "/listeners/1/conditions", "Programmed"), "False/Pending");
+    pool(&mut index);
+    assert!(index.compile(0).config.listeners.is_empty());
+    assert_eq!(said(&index, "Gateway", "/listeners/1/conditions", "Programmed"), "True/Programmed");
+}
+
+#[test]
+fn a_listener_set_without_a_listener_that_serves_is_not_accepted() {
+    let mut index = index();
+    gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
+    let tls = json!({"certificateRefs": [{"name": "cert", "namespace": "b"}]});
+    let set = json!({"parentRef": {"name": "main"}, "listeners": [{"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls}]});
+    index.gateway_api().apply_listener_set(&object::<ListenerSet>("a/set", set));
+    index.compile(0);
+    assert_eq!(said(&index, "ListenerSet", "/conditions", "Accepted"), "False/ListenersNotValid");
+    assert_eq!(said(&index, "ListenerSet", "/conditions", "Programmed"), "False/ListenersNotValid");
+    assert_eq!(
+        said(&index, "ListenerSet", "/listeners/0/conditions", "ResolvedRefs"),
+        "False/RefNotPermitted"
+    );
+}
+
+#[test]
+fn a_listener_whose_clients_should_have_certificates_lets_nobody_in() {
+    let tls = json!({"certificateRefs": [{"name": "cert"}]});
+    let listeners = json!([{"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls}]);
+    let validation = json!({"validation": {"caCertificateRefs": [{"name": "ca", "kind": "ConfigMap"}]}});
+    for (frontend, accepted) in [
+        (json!({"default": validation}), "False/UnsupportedValue"),
+        (json!({"default": {}, "perPort": [{"port": 443, "tls": validation}]}), "False/UnsupportedValue"),
+        (json!({"default": {}, "perPort": [{"port": 444, "tls": validation}]}), "True/Accepted"),
+        (json!({"default": validation, "perPort": [{"port": 443, "tls": {}}]}), "True/Accepted"),
+    ] {
+        let mut index = index();
+        let spec = json!({"gatewayClassName": "skep", "listeners": listeners, "tls": {"frontend": frontend}});
+        index.gateway_api().apply_gateway(&object::<Gateway>("a/main", spec));
+        index.compile(0);
+        assert_eq!(said(&index, "Gateway", "/listeners/0/conditions", "Accepted"), accepted, "{frontend}");
+    }
+}
+
+#[test]
+fn a_policy_that_has_no_effect_says_so_at_each_gateway_that_leads_to_its_target() {
+    let mut index = index();
+    gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
+    let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "validation": {"hostname": "x"}});
+    index.gateway_api().apply_policy(&object::<BackendTlsPolicy>("a/policy", spec));
+    index.compile(0);
+    assert_eq!(said(&index, "BackendTLSPolicy", "/ancestors/0/conditions", "Accepted"), "-/-");
+    let rules = json!([{"backendRefs": [{"name": "web", "port": 80}]}]);
+    http_route(&mut index, "a/one", json!({"parentRefs": [{"name": "main"}], "rules": rules}));
+    index.compile(0);
+    assert_eq!(said(&index, "BackendTLSPolicy", "/ancestors/0/conditions", "Accepted"), "False/Unsupported");
 }
