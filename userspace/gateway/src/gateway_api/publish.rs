@@ -13,11 +13,17 @@ use super::grants::{name_of, namespace_of};
 use super::listeners::GatewayListeners;
 use super::objects::{CONTROLLER, Key, Objects};
 use super::published::{GATEWAY_LABEL, MANAGED_BY};
-use super::routing::Routing;
+use super::routing::{DirectPart, Routing};
 
 /// Ports of nodes for listeners: below those of node ports and of connections that nodes open.
 const NODE_PORTS: std::ops::Range<u16> = 20_000..30_000;
 const MAX_LABEL_BYTES: usize = 63;
+/// On an EndpointSlice: how often each of its endpoints counts. Nodes read it.
+const ENDPOINT_WEIGHT: &str = "skep.io/endpoint-weight";
+/// As nodes bound it.
+const MAX_WEIGHT: u64 = 32;
+/// Weights are below 2^20, so shares of them fit.
+const SHARE_PRECISION: u64 = 1 << 20;
 
 /// Objects that should be, as the server is told to apply them.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,24 +198,54 @@ impl Objects {
     }
 }
 
-/// The backends' own endpoints, a slice for each of their ports.
+/// The backends' own endpoints, a slice for each of their ports and weights.
 fn direct_slices(
     service: &str,
     port_name: &str,
     protocol: &str,
-    backends: &[usize],
+    backends: &[DirectPart],
     endpoints: &dyn Fn(usize) -> Vec<SocketAddr>,
 ) -> Vec<Value> {
-    let mut by_port: BTreeMap<(bool, u16), BTreeSet<IpAddr>> = BTreeMap::new();
-    for endpoint in backends.iter().flat_map(|backend| endpoints(*backend)) {
-        by_port.entry((endpoint.is_ipv6(), endpoint.port())).or_default().insert(endpoint.ip());
+    let mut by_slice: BTreeMap<(bool, u16, u64), BTreeSet<IpAddr>> = BTreeMap::new();
+    for (endpoint, weight) in weights(backends, endpoints) {
+        by_slice.entry((endpoint.is_ipv6(), endpoint.port(), weight)).or_default().insert(endpoint.ip());
     }
-    let slices = by_port.into_iter().map(|((is_ipv6, port), ips)| {
+    let slices = by_slice.into_iter().map(|((is_ipv6, port, weight), ips)| {
         let endpoints =
             ips.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
-        slice(service, port_name, protocol, is_ipv6, port, endpoints)
+        let mut slice = slice(service, port_name, protocol, is_ipv6, port, endpoints);
+        if weight > 1 {
+            let name = slice["metadata"]["name"].as_str().unwrap_or_default();
+            slice["metadata"]["name"] = json!(format!("{name}-{weight}"));
+            slice["metadata"]["annotations"] = json!({ENDPOINT_WEIGHT: weight.to_string()});
+        }
+        slice
     });
     slices.collect()
+}
+
+/// How often each endpoint counts: the endpoints of a backend share its weight. The largest count is at most [`MAX_WEIGHT`].
+fn weights(
+    backends: &[DirectPart],
+    endpoints: &dyn Fn(usize) -> Vec<SocketAddr>,
+) -> BTreeMap<SocketAddr, u64> {
+    let mut shares: BTreeMap<SocketAddr, u64> = BTreeMap::new();
+    for (backend, weight) in backends {
+        let all = endpoints(*backend);
+        let share = u64::from(*weight) * SHARE_PRECISION / (all.len() as u64).max(1);
+        all.iter().for_each(|endpoint| *shares.entry(*endpoint).or_default() += share);
+    }
+    let most = shares.values().copied().max().unwrap_or(1).max(1);
+    let counts = shares
+        .into_iter()
+        .map(|(endpoint, share)| (endpoint, ((share * MAX_WEIGHT + most / 2) / most).max(1)));
+    let counts: BTreeMap<SocketAddr, u64> = counts.collect();
+    let divisor = counts.values().copied().fold(0, greatest_common_divisor).max(1);
+    counts.into_iter().map(|(endpoint, count)| (endpoint, count / divisor)).collect()
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 fn slice(

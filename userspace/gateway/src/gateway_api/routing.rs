@@ -23,8 +23,8 @@ pub(crate) struct Routing {
     pub(super) routes: Vec<RouteResult>,
     /// By Gateway and port of its clients. The node's port is not known here.
     pub(crate) ports: BTreeMap<(Key, u16), Listener>,
-    /// Ports whose packets go straight to endpoints: Gateway, port, protocol, and the backends' indexes.
-    pub(super) direct: Vec<(Key, u16, &'static str, Vec<usize>)>,
+    /// Ports whose packets go straight to endpoints: Gateway, port, protocol, and the backends.
+    pub(super) direct: Vec<(Key, u16, &'static str, Vec<DirectPart>)>,
     pub(crate) backends: Backends,
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }
@@ -199,6 +199,9 @@ impl Routing {
     }
 }
 
+/// A backend's index, and its weight.
+pub(super) type DirectPart = (usize, u32);
+
 enum Compiled {
     Rules(Vec<HostlessRule>),
     Stream(Option<Arc<StreamRoute>>),
@@ -256,15 +259,11 @@ fn stream(
     (!rules.is_empty()).then(|| Arc::new(StreamRoute { counters: counters.clone(), parts }))
 }
 
-/// The backends whose endpoints get packets without a hop between, where nothing is weighed. The kernel weighs no endpoints: those of all
-/// backends of a UDPRoute get the same.
-fn direct_parts(stream: &StreamRoute, is_udp: bool) -> Option<Vec<usize>> {
+/// The backends whose endpoints get packets without a hop between: where there is one, and all of UDP.
+fn direct_parts(stream: &StreamRoute, is_udp: bool) -> Option<Vec<DirectPart>> {
     let weighed: Vec<&Part> = stream.parts.iter().filter(|part| part.weight > 0).collect();
-    match weighed.as_slice() {
-        [only] => Some(only.backend.into_iter().collect()),
-        many if is_udp => Some(many.iter().filter_map(|part| part.backend).collect()),
-        _ => None,
-    }
+    let parts = weighed.iter().filter_map(|part| Some((part.backend?, part.weight))).collect();
+    (is_udp || weighed.len() == 1).then_some(parts)
 }
 
 impl Objects {

@@ -310,3 +310,34 @@ fn a_policy_that_has_no_effect_says_so_at_each_gateway_that_leads_to_its_target(
     index.compile(0);
     assert_eq!(said(&index, "BackendTLSPolicy", "/ancestors/0/conditions", "Accepted"), "False/Unsupported");
 }
+
+#[test]
+fn datagrams_weights_are_weights_of_endpoints() {
+    let mut index = index();
+    pool(&mut index);
+    let slice = json!({
+        "metadata": {"namespace": "b", "name": "web", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.2"]}, {"addresses": ["192.0.2.3"]}],
+        "ports": [{"name": "dns", "port": 5353, "protocol": "UDP"}],
+    });
+    index.apply_slice(&serde_json::from_value(slice).unwrap());
+    let grant = json!({
+        "from": [{"group": "gateway.networking.k8s.io", "kind": "UDPRoute", "namespace": "a"}],
+        "to": [{"group": "", "kind": "Service"}],
+    });
+    index.gateway_api().apply_grant(&object::<ReferenceGrant>("b/grant", grant));
+    gateway(&mut index, "a/main", json!([{"name": "dns", "port": 53, "protocol": "UDP"}]));
+    // Each of two endpoints has half of the smaller weight: 75 to 12.5.
+    let rules = json!([{"backendRefs": [
+        {"name": "web", "port": 53, "weight": 75}, {"name": "web", "namespace": "b", "port": 53, "weight": 25},
+    ]}]);
+    let route = object::<UdpRoute>("a/dns", json!({"parentRefs": [{"name": "main"}], "rules": rules}));
+    index.gateway_api().apply_udp_route(&route);
+    index.compile(0);
+    let (publications, ..) = index.publications();
+    let slices = publications[0].slices.iter().map(|slice| {
+        let weight = slice["metadata"]["annotations"]["skep.io/endpoint-weight"].as_str().unwrap_or("1");
+        (weight.parse::<u32>().unwrap(), slice["endpoints"].as_array().unwrap().len())
+    });
+    assert_eq!(slices.collect::<Vec<_>>(), [(5, 2), (32, 1)]);
+}

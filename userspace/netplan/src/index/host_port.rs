@@ -91,6 +91,7 @@ fn host_ports(
             v4,
             ports: ports.collect(),
             endpoints,
+            weight: 1,
             ready_nodes: Box::default(),
         }
     };

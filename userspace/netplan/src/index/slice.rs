@@ -12,6 +12,10 @@ use super::service::proto;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Set on slices of headless services.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// How often each endpoint of the slice counts among those of its Service: 1 to [`MAX_WEIGHT`].
+const WEIGHT: &str = "skep.io/endpoint-weight";
+/// Each count is an entry of the kernel's map.
+const MAX_WEIGHT: u8 = 32;
 
 /// What the planner keeps of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct SliceFacts {
     /// Name, protocol, number.
     pub ports: Box<[(Box<str>, Proto, u16)]>,
     pub endpoints: Box<[EndpointFacts]>,
+    /// How often each endpoint counts, at least once.
+    pub weight: u8,
     /// Nodes with a ready endpoint, sorted, each once.
     pub ready_nodes: Box<[Arc<str>]>,
 }
@@ -65,6 +71,7 @@ impl SliceFacts {
             Some((port.name.as_deref().unwrap_or_default().into(), proto(port.protocol.as_deref())?, number))
         });
         let endpoints = slice.endpoints.iter().flatten();
+        let weight = slice.metadata.annotations.as_ref().and_then(|all| all.get(WEIGHT)?.parse().ok());
         Some(SliceFacts {
             service,
             v4,
@@ -73,6 +80,7 @@ impl SliceFacts {
                 .clone()
                 .filter_map(|endpoint| EndpointFacts::extract(endpoint, v4, node))
                 .collect(),
+            weight: weight.filter(|weight| (1..=MAX_WEIGHT).contains(weight)).unwrap_or(1),
             ready_nodes: ready_nodes(endpoints),
         })
     }

@@ -32,7 +32,7 @@ pub struct NodeContext {
 /// The wanted frontends of one Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    /// Backend sets, distinct and not empty; backends are sorted, each once.
+    /// Backend sets, distinct and not empty; backends are sorted, each as often as its weight says.
     pub sets: Vec<Vec<Backend>>,
     /// Lists of source ranges, distinct and not empty; see [`ServiceFacts::ranges_v4`].
     pub ranges: Vec<Box<[Prefix]>>,
@@ -122,7 +122,7 @@ impl Endpoints {
         node: &NodeContext,
     ) -> Self {
         // An endpoint may be in two slices while it moves between them; the ready one counts.
-        let mut all: BTreeMap<(Addr, u16), &EndpointFacts> = BTreeMap::new();
+        let mut all: BTreeMap<(Addr, u16), (&EndpointFacts, u8)> = BTreeMap::new();
         for slice in slices {
             let ports = slice.ports.iter();
             let ports = ports.filter(|(name, proto, _)| *name == port.name && *proto == port.proto);
@@ -130,19 +130,23 @@ impl Endpoints {
             let same = (port.port == 0).then_some(0);
             for number in ports.map(|(_, _, number)| *number).chain(same) {
                 for endpoint in &slice.endpoints {
-                    let known = all.entry((endpoint.addr, number)).or_insert(endpoint);
-                    if endpoint.ready && !known.ready {
-                        *known = endpoint;
+                    let weighed = (endpoint, slice.weight);
+                    let known = all.entry((endpoint.addr, number)).or_insert(weighed);
+                    if endpoint.ready && !known.0.ready {
+                        *known = weighed;
                     }
                 }
             }
         }
-        let topology = Topology::of(all.values().copied().filter(|e| e.ready), &node.zone);
+        let topology =
+            Topology::of(all.values().map(|(endpoint, _)| *endpoint).filter(|e| e.ready), &node.zone);
         let pick = |wanted: &dyn Fn(&EndpointFacts) -> bool| -> Vec<Backend> {
-            let chosen = all.iter().filter(|(_, endpoint)| wanted(endpoint));
-            chosen
-                .map(|((addr, port), _)| Backend { addr: *addr, port: Be16::new(*port), reserved: 0 })
-                .collect()
+            let chosen = all.iter().filter(|(_, (endpoint, _))| wanted(endpoint));
+            let backends = chosen.flat_map(|((addr, port), (_, weight))| {
+                let backend = Backend { addr: *addr, port: Be16::new(*port), reserved: 0 };
+                std::iter::repeat_n(backend, usize::from(*weight))
+            });
+            backends.collect()
         };
         let or_terminating = |ready: Vec<Backend>, local: bool| match ready.is_empty() {
             true => pick(&|e| !e.ready && (e.local || !local)),

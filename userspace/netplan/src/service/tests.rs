@@ -109,6 +109,27 @@ fn cluster_ip_reaches_all_ready_endpoints() {
 }
 
 #[test]
+fn an_endpoint_counts_as_often_as_its_slice_weighs() {
+    let weighed = |weight: u8| SliceFacts { weight, ..slice(&[HERE]) };
+    let plan = Planned::new(spec(json!({})), &[weighed(3), slice(&[THERE])]);
+    let here = "10.0.0.1:8080 10.0.0.1:8080 10.0.0.1:8080";
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), format!("{here} 10.0.1.1:8080"));
+}
+
+#[test]
+fn a_weight_out_of_bounds_is_one() {
+    for (text, weight) in [("3", 3), ("32", 32), ("33", 1), ("0", 1), ("-1", 1), ("many", 1)] {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"},
+                         "annotations": {"skep.io/endpoint-weight": text}},
+            "addressType": "IPv4", "endpoints": [],
+        }))
+        .unwrap();
+        assert_eq!(SliceFacts::extract(&slice, NODE).unwrap().weight, weight, "{text}");
+    }
+}
+
+#[test]
 fn cluster_ip_refuses_on_its_other_ports() {
     let other_ports = |ip: &str| ServiceKey::any_port(ip.parse::<IpAddr>().unwrap().into());
     let plan = Planned::new(node_port(json!({"externalIPs": ["198.51.100.7"]})), &[slice(&[HERE])]);
