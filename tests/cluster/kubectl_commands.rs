@@ -112,11 +112,10 @@ fn follows(space: &Space<'_>) -> Result<()> {
     let lines = attached.lines()?;
     let number = |line: &str| line.strip_prefix("line ").and_then(|number| number.parse::<u32>().ok());
     let first = lines.recv_timeout(LIMIT).context("attach shows nothing")?;
-    let mut last = number(&first).with_context(|| first.clone())?;
-    for _ in 0..5 {
+    let first = number(&first).with_context(|| first.clone())?;
+    for wanted in first + 1..first + 6 {
         let line = lines.recv_timeout(LIMIT).context("attach ended")?;
-        ensure!(number(&line) == Some(last + 1), "{line} after line {last}");
-        last += 1;
+        ensure!(number(&line) == Some(wanted), "{line} in place of line {wanted}");
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! The processes of a run: an endpoint, the gateway, and its peers. Each gateway has the last core, the endpoint shares one with the load.
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use skep_tests::far_end;
 
 use crate::{load, objects};
 
@@ -80,12 +81,11 @@ pub(crate) fn skep(name: &'static str, routes: usize, upstream: SocketAddr, pem:
 
 /// What answers behind every gateway.
 pub(crate) fn endpoint(folder: &Path) -> Result<Server> {
-    let ports = free_addrs()?;
+    // An endpoint of the API may not be on loopback.
+    let ports = free_addrs_of(far_end::own_address())?;
     let body = "x".repeat(objects::BODY_BYTES);
-    let server = format!(
-        "server {{ listen 127.0.0.1:{} backlog=4096; location / {{ return 200 \"{body}\"; }} }}",
-        ports[0].port()
-    );
+    let server =
+        format!("server {{ listen {} backlog=4096; location / {{ return 200 \"{body}\"; }} }}", ports[0]);
     nginx("endpoint", load::CORE, &folder.join("endpoint"), &server, ports)
 }
 
@@ -168,7 +168,11 @@ fn pinned(core: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
 
 /// Two ports of loopback that are free.
 fn free_addrs() -> Result<[SocketAddr; 2]> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    free_addrs_of(Ipv4Addr::LOCALHOST.into())
+}
+
+fn free_addrs_of(ip: IpAddr) -> Result<[SocketAddr; 2]> {
+    let bind = || TcpListener::bind((ip, 0));
     let both = [bind()?, bind()?];
     Ok([both[0].local_addr()?, both[1].local_addr()?])
 }

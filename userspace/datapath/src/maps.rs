@@ -216,8 +216,8 @@ fn keep_only<K: aya::Pod + Ord, V: aya::Pod>(
     wanted: &BTreeMap<K, V>,
 ) -> Result<(), MapError> {
     let present: Vec<K> = map.keys().collect::<Result<_, _>>()?;
-    let gone = present.iter().filter(|key| !wanted.contains_key(key));
-    gone.map(|key| ignore_absent(map.remove(key))).collect()
+    let mut gone = present.iter().filter(|key| !wanted.contains_key(key));
+    gone.try_for_each(|key| ignore_absent(map.remove(key)))
 }
 
 fn open_verdict_map(path: &Path) -> Result<VerdictMap, aya::maps::MapError> {

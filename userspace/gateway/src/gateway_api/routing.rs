@@ -55,11 +55,13 @@ struct Candidate<'a> {
     rules: Rules<'a>,
 }
 
+type HostStreams = Vec<(HostPattern, Arc<StreamRoute>)>;
+
 /// By index of Gateway and listener.
 #[derive(Default)]
 struct Attached {
     rules: BTreeMap<(usize, usize), Vec<Rule<Arc<Route>>>>,
-    streams: BTreeMap<(usize, usize), Vec<(HostPattern, Arc<StreamRoute>)>>,
+    streams: BTreeMap<(usize, usize), HostStreams>,
 }
 
 impl Routing {
