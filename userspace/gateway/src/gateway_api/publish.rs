@@ -88,7 +88,7 @@ impl Objects {
         let mut all = Vec::new();
         for gateway in &routing.gateways {
             if gateway.gateway.metadata.deletion_timestamp.is_none() {
-                all.push(self.publication(gateway, routing, endpoints, &mut used));
+                all.extend(self.publication(gateway, routing, endpoints, &mut used));
             }
         }
         all
@@ -101,13 +101,14 @@ impl Objects {
         self.published.keys().filter(|key| !wanted.contains(*key)).cloned().collect()
     }
 
+    /// `None`: no listener is open, and a Service needs a port.
     fn publication(
         &self,
         gateway: &GatewayListeners,
         routing: &Routing,
         endpoints: &dyn Fn(usize) -> Vec<SocketAddr>,
         used: &mut BTreeSet<u16>,
-    ) -> Publication {
+    ) -> Option<Publication> {
         let known = self.published.get(&service_key(&gateway.key));
         let (mut ports, mut slices) = (BTreeMap::new(), Vec::new());
         let mut has_direct = false;
@@ -141,6 +142,9 @@ impl Objects {
                 None => slices.extend(self.node_slice(&name, &port_name, target)),
             }
         }
+        if ports.is_empty() {
+            return None;
+        }
         let ports: Vec<Value> = ports.into_values().collect();
         let service = self.service(gateway, &name, ports, has_direct);
         let namespace = namespace_of(&gateway.key);
@@ -148,7 +152,7 @@ impl Objects {
             slice["metadata"]["namespace"] = json!(namespace);
             slice["metadata"]["ownerReferences"] = service["metadata"]["ownerReferences"].clone();
         }
-        Publication { is_known: known.is_some(), service, slices }
+        Some(Publication { is_known: known.is_some(), service, slices })
     }
 
     fn service(&self, gateway: &GatewayListeners, name: &str, ports: Vec<Value>, has_direct: bool) -> Value {

@@ -341,3 +341,13 @@ fn datagrams_weights_are_weights_of_endpoints() {
     });
     assert_eq!(slices.collect::<Vec<_>>(), [(5, 2), (32, 1)]);
 }
+
+#[test]
+fn a_gateway_without_an_open_listener_has_no_service() {
+    let mut index = index();
+    let conflict =
+        json!([{"name": "a", "port": 80, "protocol": "HTTP"}, {"name": "b", "port": 80, "protocol": "TCP"}]);
+    gateway(&mut index, "a/main", conflict);
+    index.compile(0);
+    assert!(index.publications().0.is_empty());
+}

@@ -142,7 +142,9 @@ impl Publisher {
                 self.take(message, &mut unlisted);
             }
             if unlisted == 0 {
-                due = due.or(Some(Instant::now() + WRITE_INTERVAL));
+                // What failed and waits for its retry holds up no change.
+                let soon = Instant::now() + WRITE_INTERVAL;
+                due = Some(due.map_or(soon, |due| due.min(soon)));
             }
         }
     }
