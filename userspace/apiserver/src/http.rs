@@ -192,7 +192,10 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));
         caches.authorizer().check(&info.attributes(&identity)).await?;
-        return boxed(|| aggregate::handle(&server.aggregator.dialer, &identity, &backend, request)).await;
+        return boxed(|| {
+            aggregate::handle((&server.aggregator.dialer, &caches), &identity, &backend, request)
+        })
+        .await;
     }
     let Some(target) = Target::of(&caches.registry(), info) else {
         begin(RequestLabels::path(request.method()));

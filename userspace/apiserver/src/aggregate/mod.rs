@@ -195,6 +195,14 @@ impl std::ops::Deref for Remotes {
 }
 
 /// The `Available` condition; the error is its message.
+impl Backend {
+    /// Whether it may be asked. A client that has read the condition of its APIService may be ahead of the table.
+    fn availability(&self, caches: &Caches) -> Result<(), String> {
+        let now = || caches.get_or_404(kind()?, "", &self.name).ok();
+        self.available.clone().or_else(|why| now().map_or(Err(why), |object| availability(&object.value())))
+    }
+}
+
 fn availability(api_service: &Value) -> Result<(), String> {
     let mut conditions = api_service["status"]["conditions"].as_array().into_iter().flatten();
     match conditions.find(|condition| condition["type"] == "Available") {

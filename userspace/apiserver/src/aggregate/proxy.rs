@@ -7,13 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use skep_api::{Reason, Status};
 
 use super::{Aggregator, Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
+use crate::cache::Caches;
 use crate::dial::Dialer;
 use crate::identity::Identity;
 use crate::reverse_proxy::{Destination, forward, forwarded_headers};
 
 /// The OpenAPI document of the backend's version.
 pub(crate) async fn openapi(
-    aggregator: &Aggregator,
+    (aggregator, caches): (&Aggregator, &Caches),
     identity: &Identity,
     group: &str,
     version: &str,
@@ -22,14 +23,19 @@ pub(crate) async fn openapi(
     let backend = aggregator.table().of(group, version)?;
     let (parts, ()) = request.clone().into_parts();
     Some(
-        handle(&aggregator.dialer, identity, &backend, Request::from_parts(parts, axum::body::Body::empty()))
-            .await,
+        handle(
+            (&aggregator.dialer, caches),
+            identity,
+            &backend,
+            Request::from_parts(parts, axum::body::Body::empty()),
+        )
+        .await,
     )
 }
 
 /// Forwards a request, in the name of the user, to a backend that is available.
 pub(crate) async fn handle(
-    dialer: &Dialer,
+    (dialer, caches): (&Dialer, &Caches),
     identity: &Identity,
     backend: &Backend,
     request: Request,
@@ -40,7 +46,7 @@ pub(crate) async fn handle(
             backend.name
         ))
     };
-    backend.available.as_ref().map_err(|why| unavailable(why))?;
+    backend.availability(caches).map_err(|why| unavailable(&why))?;
     let address =
         backend.addresses.first().ok_or_else(|| unavailable("its service has no endpoints"))?.clone();
     let security = backend.security.clone().map_err(Status::internal)?;

@@ -46,8 +46,14 @@ pub(crate) async fn handle(
         ["openapi", "v3"] => Some(openapi::v3_index(&registry, &remotes, SCHEMA_HASH)),
         ["openapi", "v3", "api", version] => return schemas(request, openapi::v3(&registry, "", version)),
         ["openapi", "v3", "apis", group, version] => {
-            if let Some(answer) =
-                aggregate::openapi(&server.aggregator, identity, group, version, request).await
+            if let Some(answer) = aggregate::openapi(
+                (&server.aggregator, &server.storage.caches),
+                identity,
+                group,
+                version,
+                request,
+            )
+            .await
             {
                 return answer;
             }
