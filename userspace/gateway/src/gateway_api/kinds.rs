@@ -139,6 +139,7 @@ records! {
         backend_refs: Vec<BackendRef>,
         timeouts: Option<TimeoutsSpec>,
         retry: Option<RetrySpec>,
+        session_persistence: Option<Value>,
     }
     HttpMatch {
         path: Option<PathSpec>,
@@ -190,7 +191,12 @@ records! {
         max_age: Option<u32>,
     }
     GrpcRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<GrpcRule>, }
-    GrpcRule { matches: Vec<GrpcMatch>, filters: Vec<Filter>, backend_refs: Vec<BackendRef>, }
+    GrpcRule {
+        matches: Vec<GrpcMatch>,
+        filters: Vec<Filter>,
+        backend_refs: Vec<BackendRef>,
+        session_persistence: Option<Value>,
+    }
     GrpcMatch { method: Option<GrpcMethod>, headers: Vec<NamedMatch>, }
     GrpcMethod { r#type: Option<String>, service: Option<String>, method: Option<String>, }
     TlsRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<StreamRule>, }

@@ -36,6 +36,8 @@ pub(super) struct RouteResult {
     pub(super) parents: Vec<ParentVerdict>,
     /// Services that it leads to.
     pub(super) services: BTreeSet<Key>,
+    /// Fields of an accepted route that have no effect; empty: none.
+    pub(super) note: &'static str,
     pub(super) accepted: Result<(), Fault>,
     pub(super) resolved: Result<(), Fault>,
 }
@@ -45,6 +47,17 @@ enum Rules<'a> {
     Http(&'a [crate::gateway_api::kinds::HttpRule]),
     Grpc(&'a [crate::gateway_api::kinds::GrpcRule]),
     Stream(&'a [StreamRule]),
+}
+
+impl Rules<'_> {
+    fn note(&self) -> &'static str {
+        let has_session = match self {
+            Rules::Http(rules) => rules.iter().any(|rule| rule.session_persistence.is_some()),
+            Rules::Grpc(rules) => rules.iter().any(|rule| rule.session_persistence.is_some()),
+            Rules::Stream(_) => false,
+        };
+        if has_session { "sessionPersistence has no effect" } else { "" }
+    }
 }
 
 struct Candidate<'a> {
@@ -122,7 +135,15 @@ impl Routing {
             }
             Err(fault) => Err(fault),
         };
-        self.routes.push(RouteResult { kind, key: key.clone(), parents, services, accepted, resolved });
+        self.routes.push(RouteResult {
+            kind,
+            key: key.clone(),
+            parents,
+            services,
+            note: candidate.rules.note(),
+            accepted,
+            resolved,
+        });
     }
 
     /// The ports of listeners that are in force, with what is attached to them.

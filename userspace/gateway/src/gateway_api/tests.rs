@@ -351,3 +351,23 @@ fn a_gateway_without_an_open_listener_has_no_service() {
     index.compile(0);
     assert!(index.publications().0.is_empty());
 }
+
+#[test]
+fn an_accepted_route_says_which_fields_have_no_effect() {
+    for (session, message) in
+        [(json!({"type": "Cookie"}), "sessionPersistence has no effect"), (Value::Null, "")]
+    {
+        let mut index = index();
+        gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
+        let rules = json!([{"backendRefs": [{"name": "web", "port": 80}], "sessionPersistence": session}]);
+        http_route(&mut index, "a/one", json!({"parentRefs": [{"name": "main"}], "rules": rules}));
+        index.compile(0);
+        let updates = index.status_updates(NOW);
+        let route = updates.iter().find(|update| update.kind == "HTTPRoute").unwrap();
+        let accepted = &route.status["parents"][0]["conditions"][0];
+        assert_eq!(
+            (accepted["status"].as_str(), accepted["message"].as_str()),
+            (Some("True"), Some(message))
+        );
+    }
+}
