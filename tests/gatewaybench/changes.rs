@@ -123,14 +123,14 @@ impl World {
         write_to_route: Vec<f64>,
     ) -> Result<Changes> {
         let (ends, at) = (AtomicBool::new(false), self.at);
-        let loading = || -> Result<Vec<load::Seen>> {
-            let mut seen = Vec::new();
-            while seen.is_empty() || !ends.load(Ordering::Relaxed) {
-                seen.push(load::keep_alive(at, &objects::host(0), LOAD_SECONDS)?);
+        let loading = || -> Result<Vec<load::Outcome>> {
+            let mut outcomes = Vec::new();
+            while outcomes.is_empty() || !ends.load(Ordering::Relaxed) {
+                outcomes.push(load::keep_alive(at, &objects::host(0), LOAD_SECONDS)?);
             }
-            Ok(seen)
+            Ok(outcomes)
         };
-        let (seen, took) = std::thread::scope(|scope| {
+        let (outcomes, took) = std::thread::scope(|scope| {
             let load = scope.spawn(loading);
             let begun = Instant::now();
             let changed = tokio::task::block_in_place(|| {
@@ -138,16 +138,16 @@ impl World {
             });
             let took = begun.elapsed();
             ends.store(true, Ordering::Relaxed);
-            let seen = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
-            changed.and(seen).map(|seen| (seen, took))
+            let outcomes = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
+            changed.and(outcomes).map(|outcomes| (outcomes, took))
         })?;
-        let sum = |of: fn(&load::Seen) -> f64| seen.iter().map(of).sum();
+        let sum = |of: fn(&load::Outcome) -> f64| outcomes.iter().map(of).sum();
         Ok(Changes {
             write_to_route,
             per_second: changes as f64 / took.as_secs_f64(),
-            requests: sum(|seen| seen.requests),
-            failed: sum(|seen| seen.failed),
-            broken: sum(|seen| seen.broken),
+            requests: sum(|outcome| outcome.requests),
+            failed: sum(|outcome| outcome.failed),
+            broken: sum(|outcome| outcome.broken),
         })
     }
 

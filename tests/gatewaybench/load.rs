@@ -14,7 +14,7 @@ const RATE_CONNECTIONS: u32 = 16;
 
 /// What wrk saw.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Outcome {
     pub(crate) requests: f64,
     pub(crate) per_second: f64,
     /// Responses other than 2xx and 3xx, and timeouts.
@@ -24,16 +24,16 @@ pub(crate) struct Seen {
 }
 
 /// Requests of HTTP/1.1, as many as possible on connections that are kept.
-pub(crate) fn keep_alive(to: SocketAddr, host: &str, seconds: u32) -> Result<Seen> {
+pub(crate) fn keep_alive(to: SocketAddr, host: &str, seconds: u32) -> Result<Outcome> {
     wrk(to, host, seconds, "http", &[])
 }
 
 /// A TLS handshake for each request.
-pub(crate) fn handshakes(to: SocketAddr, host: &str, seconds: u32) -> Result<Seen> {
+pub(crate) fn handshakes(to: SocketAddr, host: &str, seconds: u32) -> Result<Outcome> {
     wrk(to, host, seconds, "https", &["-H", "Connection: close"])
 }
 
-fn wrk(to: SocketAddr, host: &str, seconds: u32, scheme: &str, more: &[&str]) -> Result<Seen> {
+fn wrk(to: SocketAddr, host: &str, seconds: u32, scheme: &str, more: &[&str]) -> Result<Outcome> {
     let url = format!("{scheme}://{host}:{}/", to.port());
     let mut command = Command::new("taskset");
     command.args(["-c", CORE, "wrk", "-t", "1", "-c", CONNECTIONS, "-d", &seconds.to_string()]);
@@ -47,7 +47,7 @@ fn wrk(to: SocketAddr, host: &str, seconds: u32, scheme: &str, more: &[&str]) ->
         at.and_then(|count| count.trim().parse::<f64>().ok()).unwrap_or_default()
     };
     let statuses = value(&said, "Non-2xx or 3xx responses:").unwrap_or_default();
-    Ok(Seen {
+    Ok(Outcome {
         requests: said
             .lines()
             .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())

@@ -98,8 +98,8 @@ fn beside_others(folder: &Path, endpoint: &Server, scale: &Scale) -> Result<Vec<
     for round in 1..=scale.rounds {
         let step = Step::new(format!("round {round} of {}", scale.rounds));
         for (server, samples) in servers.iter().zip(&mut samples) {
-            let seen = measure(server, scale, folder).with_context(|| server.name.to_owned())?;
-            samples.iter_mut().zip(seen).for_each(|(samples, seen)| samples.push(seen));
+            let outcome = measure(server, scale, folder).with_context(|| server.name.to_owned())?;
+            samples.iter_mut().zip(outcome).for_each(|(samples, outcome)| samples.push(outcome));
             if server.name == "skep" {
                 of_many.push(load::keep_alive(many.http, &objects::host(0), scale.seconds)?.per_second);
             }
@@ -121,13 +121,13 @@ fn beside_others(folder: &Path, endpoint: &Server, scale: &Scale) -> Result<Vec<
 fn measure(server: &Server, scale: &Scale, folder: &Path) -> Result<[f64; MEASURES.len()]> {
     let host = objects::host(0);
     let before = process::processor_time(server.pid())?;
-    let seen = load::keep_alive(server.http, &host, scale.seconds)?;
-    anyhow::ensure!(seen.failed + seen.broken == 0.0, "requests failed: {seen:?}");
+    let outcome = load::keep_alive(server.http, &host, scale.seconds)?;
+    anyhow::ensure!(outcome.failed + outcome.broken == 0.0, "requests failed: {outcome:?}");
     let spent = process::processor_time(server.pid())? - before;
     let times = load::at_rate(server.http, &host, scale.seconds, scale.rate, folder)?;
     let handshakes = load::handshakes(server.https, &host, scale.seconds)?.per_second;
     let http_2 = load::http_2(server.https, &host, scale.seconds)?;
-    Ok([seen.per_second, seen.requests / spent, load::quantile(&times, 0.99), handshakes, http_2])
+    Ok([outcome.per_second, outcome.requests / spent, load::quantile(&times, 0.99), handshakes, http_2])
 }
 
 /// Skep's over nginx', round by round; and that with many routes over that with one.
@@ -181,16 +181,16 @@ fn memory(servers: &[Server], many: &Server, scale: &Scale) -> Result<Vec<Row>> 
 
 fn changed(endpoint: &Server, scale: &Scale) -> Result<Vec<Row>> {
     let step = Step::new(format!("{} changes with {} routes", scale.changes, scale.routes));
-    let seen = changes::measure(endpoint.http, scale.routes, scale.new, scale.changes)?;
+    let outcome = changes::measure(endpoint.http, scale.routes, scale.new, scale.changes)?;
     step.done("changed");
     let rows = [
-        Row::new("write_to_route", "skep", "ms", &seen.write_to_route)
+        Row::new("write_to_route", "skep", "ms", &outcome.write_to_route)
             .map(|row| row.with_goal(Goal::AtMost(WRITE))),
-        Row::new("changes", "skep", "1/s", &[seen.per_second]),
-        Row::new("requests_while_changed", "skep", "", &[seen.requests]),
-        Row::new("failed_while_changed", "skep", "", &[seen.failed])
+        Row::new("changes", "skep", "1/s", &[outcome.per_second]),
+        Row::new("requests_while_changed", "skep", "", &[outcome.requests]),
+        Row::new("failed_while_changed", "skep", "", &[outcome.failed])
             .map(|row| row.with_goal(Goal::AtMost(0.0))),
-        Row::new("broken_while_changed", "skep", "", &[seen.broken])
+        Row::new("broken_while_changed", "skep", "", &[outcome.broken])
             .map(|row| row.with_goal(Goal::AtMost(0.0))),
     ];
     Ok(rows.into_iter().flatten().map(|row| row.with("routes", scale.routes)).collect())

@@ -91,7 +91,7 @@ pub(crate) fn endpoint(folder: &Path) -> Result<Server> {
 
 pub(crate) fn nginx_gateway(folder: &Path, upstream: SocketAddr, pem: &Pem) -> Result<Server> {
     let ports = free_addrs()?;
-    // What Skep tells an endpoint of its client, told as well.
+    // The same headers about the client as Skep sends.
     let server = format!(
         "upstream web {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
          server {{

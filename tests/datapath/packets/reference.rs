@@ -71,7 +71,7 @@ enum Entrance {
     /// The node's stack sends it to the local pod; it came from there.
     ToPod(usize, Origin),
     Uplink,
-    /// At the driver, before the uplink's hook has seen it.
+    /// At the driver, before the uplink's hook.
     Driver,
     Overlay,
     /// The node's stack sends it out of the uplink, from a local pod.

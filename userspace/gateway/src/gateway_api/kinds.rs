@@ -12,7 +12,7 @@ use serde_json::Value;
 
 pub const GROUP: &str = "gateway.networking.k8s.io";
 
-/// An object of the group. The status is as it was last seen.
+/// An object of the group. The status is that of the last event.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(bound = "S: DeserializeOwned + Default")]
 pub struct Object<S> {

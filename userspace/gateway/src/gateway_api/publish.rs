@@ -25,7 +25,7 @@ const MAX_WEIGHT: u64 = 32;
 /// Weights are below 2^20, so shares of them fit.
 const SHARE_PRECISION: u64 = 1 << 20;
 
-/// Objects that should be, as the server is told to apply them.
+/// Objects that should be, in the form in which they are applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publication {
     /// The Service is there, in this form or another.

@@ -23,7 +23,7 @@ impl Users {
         Users { data, made: Mutex::default() }
     }
 
-    /// The same for all who ask for it: it remembers whom it has seen.
+    /// The same for all who ask for it: it remembers users whose password was right.
     pub(super) fn authentication(&self, is_map: bool, realm: &str) -> Result<Arc<BasicAuth>, UsersError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = made.get(&(is_map, realm.into())) {

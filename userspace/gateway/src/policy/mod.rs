@@ -28,7 +28,7 @@ pub use responses::ResponseRewrites;
 pub(crate) use template::Values;
 pub use template::{Template, UnknownVariable};
 
-/// The order is that of a request: redirects, clients, rates, authentication, then what its endpoint gets and its client is told.
+/// The order is that of a request: redirects, clients, rates, authentication, then what its endpoint and its client get.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Requests without TLS are sent to this port.
@@ -77,7 +77,7 @@ pub struct TemplateRedirect {
 pub struct ErrorPages {
     pub statuses: Vec<StatusCode>,
     pub backend: usize,
-    /// What the backend is told of the route: headers of its request.
+    /// Headers of its request that name the route.
     pub about: Vec<(HeaderName, http::HeaderValue)>,
 }
 

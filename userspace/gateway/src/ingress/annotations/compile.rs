@@ -237,7 +237,7 @@ fn session_cookie(settings: &Settings) -> SessionCookie {
     }
 }
 
-/// What the backend for errors is told of the Ingress.
+/// Headers by which the backend for errors knows the Ingress.
 fn about(key: &str) -> Vec<(HeaderName, HeaderValue)> {
     let (namespace, name) = key.split_once('/').unwrap_or_default();
     let pairs = [(NAMESPACE, namespace), (INGRESS_NAME, name)];
