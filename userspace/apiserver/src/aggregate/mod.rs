@@ -196,10 +196,11 @@ impl std::ops::Deref for Remotes {
 
 /// The `Available` condition; the error is its message.
 impl Backend {
-    /// Whether it may be asked. A client that has read the condition of its APIService may be ahead of the table.
-    fn availability(&self, caches: &Caches) -> Result<(), String> {
-        let now = || caches.get_or_404(kind()?, "", &self.name).ok();
-        self.available.clone().or_else(|why| now().map_or(Err(why), |object| availability(&object.value())))
+    /// Why it may not be asked; `None`: it may. A client that has read the condition of its APIService may be ahead of the table.
+    fn unavailability(&self, caches: &Caches) -> Option<String> {
+        let before = self.available.as_ref().err()?;
+        let now = kind().and_then(|kind| caches.get_or_404(kind, "", &self.name).ok());
+        now.map_or_else(|| Some(before.clone()), |object| availability(&object.value()).err())
     }
 }
 

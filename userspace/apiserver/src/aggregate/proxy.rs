@@ -46,7 +46,9 @@ pub(crate) async fn handle(
             backend.name
         ))
     };
-    backend.availability(caches).map_err(|why| unavailable(&why))?;
+    if let Some(why) = backend.unavailability(caches) {
+        return Err(unavailable(&why));
+    }
     let address =
         backend.addresses.first().ok_or_else(|| unavailable("its service has no endpoints"))?.clone();
     let security = backend.security.clone().map_err(Status::internal)?;
