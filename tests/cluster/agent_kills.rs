@@ -29,7 +29,7 @@ fn pod(name: &str, node: &str) -> Value {
     };
     let main = "echo main >>/data/starts; trap 'exit 0' TERM; while :; do sleep 0.1; done".to_owned();
     json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "killed"}},
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "NAMESPACE", "labels": {"app": "killed"}},
         "spec": {
             "nodeName": node, "terminationGracePeriodSeconds": 5,
             "volumes": [{"name": "data", "emptyDir": {}}],
