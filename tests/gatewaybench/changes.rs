@@ -99,6 +99,11 @@ impl World {
         let mut sender: Option<SendRequest<Empty<bytes::Bytes>>> = None;
         loop {
             if let Some(connection) = &mut sender {
+                if connection.ready().await.is_err() {
+                    // The gateway may close a connection after an answer.
+                    sender = None;
+                    continue;
+                }
                 let request = http::Request::get("/").header("host", objects::host(number));
                 let response = connection.send_request(request.body(Empty::new())?).await?;
                 if response.status() == 200 {
