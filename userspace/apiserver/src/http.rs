@@ -193,7 +193,7 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
         begin(RequestLabels::remote(info));
         caches.authorizer().check(&info.attributes(&identity)).await?;
         return boxed(|| {
-            aggregate::handle((&server.aggregator.dialer, &caches), &identity, &backend, request)
+            aggregate::handle((&server.aggregator.dialer, caches), &identity, &backend, request)
         })
         .await;
     }
