@@ -248,7 +248,7 @@ mod tests {
         assert!(!is_published(&mut index, |index| index.delete_service("ns/plain")));
         assert!(is_published(&mut index, |index| index.delete_service("ns/taker")));
         assert!(is_published(&mut index, |index| index.delete_service("ns/all")));
-        // Nobody has its external IP any more.
+        // No Service has its external IP any more.
         let taker = service("taker", "192.0.2.1", &[], "Cluster");
         assert!(!is_published(&mut index, |index| index.apply_service(&taker)));
     }

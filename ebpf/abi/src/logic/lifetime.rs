@@ -166,7 +166,7 @@ impl Timeouts {
         Timeouts(all)
     };
 
-    /// These, with another expiry of a group. Of established flows nobody takes a port before.
+    /// These, with another expiry of a group. The port of an established flow is not taken before.
     pub fn with(mut self, group: Group, expiry: u32) -> Timeouts {
         let Timeout { takeover, .. } = self.0[group as usize];
         let established = matches!(group, Group::TcpEstablished | Group::SctpEstablished);

@@ -36,7 +36,7 @@ const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Streams of HTTP/2 that a client may reset before the gateway looks at them (CVE-2023-44487).
 const MAX_UNSEEN_RESETS: usize = 64;
 const MAX_LOCAL_RESETS: usize = 256;
-/// What a client may send of bodies that nobody reads yet, on a stream and on a connection of HTTP/2.
+/// What a client may send of bodies that are not read yet, on a stream and on a connection of HTTP/2.
 const WINDOW_BYTES: u32 = 1 << 20;
 /// What is kept for a stream of HTTP/2 whose client does not read.
 const MAX_SEND_BYTES: usize = 256 << 10;

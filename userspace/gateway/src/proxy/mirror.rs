@@ -27,7 +27,7 @@ pub(super) fn send(shared: &Arc<Shared>, cluster: Arc<Cluster>, outgoing: &Outgo
     let Some(request) = outgoing.request(protocol, body.copy()) else { return };
     let shared = shared.clone();
     tokio::spawn(async move {
-        // Its response is read by nobody, and what fails here is counted as a failure of the endpoint.
+        // Its response is not used, and what fails here is counted as a failure of the endpoint.
         let _ = exchange::send(&shared, &cluster, protocol, request, &Terms::default()).await;
     });
 }

@@ -73,7 +73,7 @@ struct ErrorRequest {
     uri: Option<HeaderValue>,
 }
 
-/// Decides what needs nobody else.
+/// Decides what needs no other server.
 pub(super) fn prepare(
     policy: &Arc<Policy>,
     snapshot: &Snapshot,

@@ -23,7 +23,7 @@ const END_HEADERS: u8 = 4;
 /// `:method: GET`, `:scheme: http`, `:path: /?ms=1000` and `:authority: a` (RFC 7541).
 const GET: &[u8] = b"\x82\x86\x04\x0a/?ms=10000\x41\x01a";
 const POST: &[u8] = b"\x83\x86\x84\x41\x01a";
-/// Bytes of a flood: more than any connection may send in vain.
+/// Bytes of a flood: more than any connection may send without a request.
 const MAX_FLOOD_BYTES: usize = 64 << 20;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
