@@ -2,6 +2,7 @@
 //! or an answer that blames the server is a find.
 
 mod dns;
+mod endpoint_response;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use tokio::runtime::Runtime;
 use tower_service::Service as _;
 
 pub use dns::{dns_answer, dns_question, dns_settings};
+pub use endpoint_response::endpoint_response;
 
 /// A server in this process, and what keeps it alive.
 struct Server {

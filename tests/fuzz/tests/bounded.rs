@@ -198,6 +198,30 @@ fn dns_record() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// What responses of HTTP/1 are made of.
+const RESPONSE: [&str; 20] = [
+    "Content-Length: 2\r\n",
+    "Content-Length: 0\r\n",
+    "Content-Length: +2\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: x\r\n",
+    "Connection: close\r\n",
+    "X-Y: z\r\n",
+    " folded\r\n",
+    "\r\n",
+    "\r",
+    "\n",
+    "2\r\n",
+    "0\r\n",
+    "a;b=\"c\"\r\n",
+    "ok",
+    "ok\r\n",
+    "ffffffffffffffff\r\n",
+    "HTTP/1.1 200 OK\r\n",
+    "0\r\n\r\n",
+    "A: b\r\n\r\n",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -265,6 +289,13 @@ proptest! {
     fn routes(host in "[a-b.*:\\[\\]]{0,6}", path in "(/|\\.|%2[ef]|%5c|;|a|b|[^ ]){0,12}", query in "(\\?[ab=&%+]{0,6})?", raw: Vec<u8>) {
         skep_fuzz::route(format!("{host}\n/{path}{query}\nGET").as_bytes());
         skep_fuzz::route(&raw);
+    }
+
+    #[test]
+    fn endpoint_responses(words in prop::collection::vec(0..RESPONSE.len(), 0..12), raw: Vec<u8>) {
+        let text: String = words.into_iter().map(|at| RESPONSE[at]).collect();
+        skep_fuzz::endpoint_response(format!("HTTP/1.1 200 OK\r\n{text}").as_bytes());
+        skep_fuzz::endpoint_response(&raw);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, SERVER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
+    SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Version};
 
@@ -94,6 +94,15 @@ pub(crate) fn to_client(headers: &mut HeaderMap, version: Version, switched: boo
     if let Some(switch) = switch {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, switch);
+    }
+}
+
+/// Removes what must not come behind a body (RFC 9110, 6.5.1): lengths, what belongs to a connection, and who the client is.
+pub(crate) fn trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    remove_forged(trailers);
+    for name in [CONTENT_LENGTH, EXPECT, HOST, TRAILER].into_iter().chain(OWN) {
+        trailers.remove(name);
     }
 }
 

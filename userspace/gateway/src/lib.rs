@@ -11,6 +11,7 @@ pub mod filters;
 pub mod gateway_api;
 mod headers;
 mod health;
+pub mod http_1;
 pub mod ingress;
 mod limits;
 pub mod policy;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::access_log::Line;
+use super::endpoint_body::EndpointBody;
 use super::policy::Prepared;
 use super::request_body::RequestBody;
 use super::snapshot::Cluster;
@@ -76,7 +76,7 @@ pub(super) async fn send(
     protocol: Protocol,
     request: Request<RequestBody>,
     terms: &Terms,
-) -> Result<(Response<Incoming>, Lease), SendError> {
+) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let attempts = attempts(gateway, cluster, protocol, request, terms);
     match terms.timeouts.request.filter(|limit| !limit.is_zero()) {
         Some(limit) => timeout(limit, attempts).await.unwrap_or(Err(SendError::ResponseTimeout)),
@@ -92,7 +92,7 @@ async fn attempts(
     protocol: Protocol,
     mut request: Request<RequestBody>,
     terms: &Terms,
-) -> Result<(Response<Incoming>, Lease), SendError> {
+) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let retry = terms.retry.as_ref();
     let repeats_all = retry.is_some() && !terms.repeats_only_idempotent;
     let has_repeatable_body = retry.is_some() || request.body().is_end_stream();

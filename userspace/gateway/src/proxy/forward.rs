@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::activity::InProgress;
 use super::connection::Client;
+use super::endpoint_body::EndpointBody;
 use super::exchange::{self, Record, Terms};
 use super::policy::{self, Denied, Prepared, Verdict};
 use super::request_body::{BodyError, BodyState, RequestBody};
@@ -91,7 +92,9 @@ impl Refusal {
     fn of_body(error: &BodyError) -> Refusal {
         match error {
             BodyError::TooLarge => Refusal::TooLarge,
-            BodyError::Timeout | BodyError::Http(_) | BodyError::Behind => Refusal::BodyTimeout,
+            BodyError::Timeout | BodyError::Http(_) | BodyError::Endpoint(_) | BodyError::Behind => {
+                Refusal::BodyTimeout
+            }
         }
     }
 
@@ -105,7 +108,9 @@ impl Refusal {
         match error {
             SendError::ResponseTimeout => Refusal::ResponseTimeout,
             SendError::NoEndpoint => Refusal::NoEndpoint,
-            SendError::Connect(_) | SendError::ConnectTimeout | SendError::Http(_) => Refusal::BadGateway,
+            SendError::Connect(_) | SendError::ConnectTimeout | SendError::Http1(_) | SendError::Http2(_) => {
+                Refusal::BadGateway
+            }
         }
     }
 }
@@ -246,7 +251,7 @@ pub(super) async fn answer(
 
 enum Answered {
     Own(StatusCode, HeaderMap),
-    Endpoint(Response<Incoming>, Lease, Box<Onward>),
+    Endpoint(Response<EndpointBody>, Lease, Box<Onward>),
 }
 
 impl Onward {
@@ -469,7 +474,7 @@ async fn send(
     mut body: RequestBody,
     client: Option<OnUpgrade>,
     state: &BodyState,
-) -> Result<(Response<Incoming>, Lease), Refusal> {
+) -> Result<(Response<EndpointBody>, Lease), Refusal> {
     let Onward { route, cluster, protocol, outgoing, switch, mirrors, .. } = onward;
     if route.retry.is_some() {
         let whole = body.whole(MAX_REPEATED_BYTES).await;
@@ -489,7 +494,7 @@ async fn send(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An endpoint that switches without being asked would speak past the gateway.
         let (Some(client), Some(_)) = (client, switch) else { return Err(Refusal::BadGateway) };
-        let endpoint = hyper::upgrade::on(&mut response);
+        let endpoint = response.body_mut().switch().ok_or(Refusal::BadGateway)?;
         tokio::spawn(switched::pipe(client, endpoint, lease.share(), shared.limits.switched_timeout));
     }
     Ok((response, lease))

@@ -5,9 +5,11 @@
 mod access_log;
 mod activity;
 mod connection;
+mod endpoint_body;
 mod exchange;
 mod forward;
 mod head_scan;
+mod http_1;
 mod idle_timer;
 mod listener;
 mod mirror;

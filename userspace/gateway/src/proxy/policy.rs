@@ -8,10 +8,10 @@ use http::header::{
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Shared;
+use super::endpoint_body::EndpointBody;
 use super::exchange::{self, Terms};
 use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
@@ -204,11 +204,9 @@ impl Prepared {
         };
         let Question { cluster, path, headers: asked, sign_in } = question;
         let answer = ask(shared, &cluster, external.method.clone(), path, asked).await;
-        let (response, mut lease) = answer.map_err(|_| Denied::Authentication)?;
-        let (head, body) = response.into_parts();
-        if hyper::body::Body::is_end_stream(&body) {
-            lease.finish();
-        }
+        let (response, lease) = answer.map_err(|_| Denied::Authentication)?;
+        let (head, mut body) = response.into_parts();
+        lease.finish(&mut body);
         match head.status {
             status if status.is_success() => {}
             StatusCode::UNAUTHORIZED if sign_in.is_some() => {
@@ -237,7 +235,7 @@ impl Prepared {
         &self,
         shared: &Shared,
         status: StatusCode,
-    ) -> Option<(Response<Incoming>, Lease)> {
+    ) -> Option<(Response<EndpointBody>, Lease)> {
         let pages = self.policy.errors.as_ref().filter(|pages| pages.statuses.contains(&status))?;
         let (cluster, request) = self.error_pages.as_ref()?;
         let ErrorPages { about, .. } = pages;
@@ -299,7 +297,7 @@ async fn ask(
     method: Option<Method>,
     path: PathAndQuery,
     headers: HeaderMap,
-) -> Result<(Response<Incoming>, Lease), SendError> {
+) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = method.unwrap_or(Method::GET);
     *request.uri_mut() = path.into();

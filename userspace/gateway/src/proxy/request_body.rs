@@ -13,13 +13,17 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use super::activity::Activity;
+use super::http_1::ReadError;
 use super::idle_timer::IdleTimer;
 
 /// Why a body ends before its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
+    /// Of the client, or of an endpoint that speaks HTTP/2.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Endpoint(#[from] ReadError),
     #[error("no data in time")]
     Timeout,
     #[error("the body is too large")]

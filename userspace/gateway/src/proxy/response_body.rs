@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::activity::InProgress;
+use super::endpoint_body::EndpointBody;
 use super::exchange::Record;
 use super::idle_timer::IdleTimer;
 use super::request_body::BodyError;
@@ -23,7 +23,7 @@ pub(super) struct ResponseBody {
 
 enum Source {
     Text(Option<Bytes>),
-    Endpoint { body: Incoming, lease: Lease, timer: IdleTimer, ended: bool },
+    Endpoint { body: EndpointBody, lease: Lease, timer: IdleTimer },
 }
 
 impl ResponseBody {
@@ -33,14 +33,14 @@ impl ResponseBody {
     }
 
     pub(super) fn endpoint(
-        body: Incoming,
+        body: EndpointBody,
         lease: Lease,
         timeout: Duration,
         record: Option<Record>,
         open: InProgress,
     ) -> ResponseBody {
         let timer = IdleTimer::new(timeout);
-        ResponseBody { source: Source::Endpoint { body, lease, timer, ended: false }, record, open }
+        ResponseBody { source: Source::Endpoint { body, lease, timer }, record, open }
     }
 }
 
@@ -55,11 +55,10 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let frame = match &mut this.source {
             Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Endpoint { body, timer, ended, .. } => match Pin::new(body).poll_frame(context) {
+            Source::Endpoint { body, timer, .. } => match Pin::new(body).poll_frame(context) {
                 Poll::Ready(frame) => {
                     timer.stop();
-                    *ended = frame.is_none();
-                    frame.map(|frame| frame.map_err(BodyError::from))
+                    frame
                 }
                 Poll::Pending => {
                     ready!(timer.poll(context));
@@ -96,10 +95,8 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Source::Endpoint { body, lease, ended, .. } = &mut self.source
-            && (*ended || body.is_end_stream())
-        {
-            lease.finish();
+        if let Source::Endpoint { body, lease, .. } = &mut self.source {
+            lease.finish(body);
         }
     }
 }

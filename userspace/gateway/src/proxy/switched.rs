@@ -8,14 +8,15 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::http_1::Switched;
 use super::upstream::Lease;
 
 const BUFFER_BYTES: usize = 8 << 10;
 
 /// Copies until both ends have said everything, or neither says anything for `idle`.
-pub(super) async fn pipe(client: OnUpgrade, endpoint: OnUpgrade, lease: Lease, idle: Duration) {
-    let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) else { return };
-    join(TokioIo::new(client), TokioIo::new(endpoint), idle).await;
+pub(super) async fn pipe(client: OnUpgrade, endpoint: Switched, lease: Lease, idle: Duration) {
+    let Ok(client) = client.await else { return };
+    join(TokioIo::new(client), endpoint, idle).await;
     drop(lease);
 }
 

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use http_body::Body as _;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::endpoint_body::EndpointBody;
+use super::http_1::{self, Connection, Http1Error};
 use super::request_body::{BodyState, RequestBody};
 use crate::config::Protocol;
 use crate::health::Health;
@@ -23,7 +25,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of HTTP/2, as large as what a fast link has on its way.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const MAX_RESPONSE_HEAD_BYTES: usize = 128 << 10;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,10 @@ pub(super) enum SendError {
     Connect(std::io::Error),
     #[error("connect timed out")]
     ConnectTimeout,
+    #[error(transparent)]
+    Http1(#[from] Http1Error),
     #[error("{0}")]
-    Http(#[from] hyper::Error),
+    Http2(#[from] hyper::Error),
     #[error("no response in time")]
     ResponseTimeout,
     #[error("the backend has no endpoint")]
@@ -43,7 +46,14 @@ pub(super) enum SendError {
 impl SendError {
     /// Whether the client's request failed, not the endpoint.
     pub(super) fn is_of_request(&self) -> bool {
-        matches!(self, SendError::Http(error) if error.is_user())
+        match self {
+            SendError::Http1(error) => matches!(error, Http1Error::Body(_) | Http1Error::Length),
+            SendError::Http2(error) => error.is_user(),
+            SendError::Connect(_)
+            | SendError::ConnectTimeout
+            | SendError::ResponseTimeout
+            | SendError::NoEndpoint => false,
+        }
     }
 }
 
@@ -78,28 +88,26 @@ pub(super) struct Upstream {
 }
 
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Connection,
     since: Instant,
 }
 
 /// A request in progress at an endpoint.
 pub(super) struct Lease {
     pub(super) upstream: Arc<Upstream>,
-    /// Of HTTP/1.1.
-    connection: Option<http1::SendRequest<RequestBody>>,
 }
 
 impl Lease {
     /// Another holder of the same request, for what follows its response.
     pub(super) fn share(&self) -> Lease {
         self.upstream.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lease { upstream: self.upstream.clone(), connection: None }
+        Lease { upstream: self.upstream.clone() }
     }
 
-    /// The response was read to its end: another request may take the connection.
-    pub(super) fn finish(&mut self) {
-        if let Some(sender) = self.connection.take() {
-            self.upstream.keep(sender);
+    /// Nothing more of the response is wanted: if it was read to its end, another request may take its connection.
+    pub(super) fn finish(&self, body: &mut EndpointBody) {
+        if let Some(connection) = body.release() {
+            self.upstream.keep(connection);
         }
     }
 }
@@ -144,9 +152,9 @@ impl Upstream {
         protocol: Protocol,
         fresh: bool,
         wait: &Wait,
-    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+    ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease { upstream: self.clone(), connection: None };
+        let lease = Lease { upstream: self.clone() };
         match protocol {
             Protocol::Http1 => self.send_http_1(request, fresh, wait, lease).await,
             Protocol::H2c => self.send_http_2(request, fresh, wait, lease).await,
@@ -158,53 +166,37 @@ impl Upstream {
         mut request: Request<RequestBody>,
         fresh: bool,
         wait: &Wait,
-        mut lease: Lease,
-    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+        lease: Lease,
+    ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         loop {
-            let kept = if fresh { None } else { self.take_idle() };
+            let kept = if fresh { None } else { self.take_idle(!request.body().is_end_stream()) };
             let is_kept = kept.is_some();
-            let mut sender = match kept {
-                Some(sender) => sender,
-                None => match self.connect_http_1(wait).await {
-                    Ok(sender) => sender,
+            let connection = match kept {
+                Some(connection) => connection,
+                None => match self.connect(wait).await {
+                    Ok(stream) => Connection::new(stream),
                     Err(error) => return Err(Unanswered { error, unsent: Some(request) }),
                 },
             };
             let state = request.body().state().filter(|_| wait.extends);
-            let answered = in_time(sender.try_send_request(request), state, wait.response).await;
-            match answered {
-                Some(Ok(response)) => {
-                    lease.connection = Some(sender);
-                    return Ok((response, lease));
-                }
-                Some(Err(mut failed)) => match failed.take_message() {
+            match in_time(http_1::send(connection, request), state, wait.response).await {
+                Some(Ok(response)) => return Ok((response.map(EndpointBody::Http1), lease)),
+                Some(Err(failed)) => match failed.unsent {
                     // The endpoint closed a connection that was kept: take the next one.
                     Some(unsent) if is_kept => request = unsent,
-                    unsent => return Err(Unanswered { error: failed.into_error().into(), unsent }),
+                    unsent => return Err(Unanswered { error: failed.error.into(), unsent }),
                 },
                 None => return Err(Unanswered { error: SendError::ResponseTimeout, unsent: None }),
             }
         }
     }
 
-    async fn connect(&self, wait: &Wait) -> Result<TokioIo<TcpStream>, SendError> {
+    async fn connect(&self, wait: &Wait) -> Result<TcpStream, SendError> {
         let connected = timeout(wait.connect, TcpStream::connect(self.address)).await;
         let stream = connected.map_err(|_| SendError::ConnectTimeout)?.map_err(SendError::Connect)?;
         // Without it the connection works too, only slower.
         let _ = stream.set_nodelay(true);
-        Ok(TokioIo::new(stream))
-    }
-
-    async fn connect_http_1(&self, wait: &Wait) -> Result<http1::SendRequest<RequestBody>, SendError> {
-        let stream = self.connect(wait).await?;
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_RESPONSE_HEAD_BYTES);
-        let (sender, connection) = builder.handshake(stream).await?;
-        tokio::spawn(async move {
-            // What fails here fails for the request too.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
+        Ok(stream)
     }
 
     async fn send_http_2(
@@ -213,14 +205,14 @@ impl Upstream {
         fresh: bool,
         wait: &Wait,
         lease: Lease,
-    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+    ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         let mut sender = match self.http_2_sender(fresh, wait).await {
             Ok(sender) => sender,
             Err(error) => return Err(Unanswered { error, unsent: Some(request) }),
         };
         let state = request.body().state().filter(|_| wait.extends);
         match in_time(sender.try_send_request(request), state, wait.response).await {
-            Some(Ok(response)) => Ok((response, lease)),
+            Some(Ok(response)) => Ok((response.map(EndpointBody::Http2), lease)),
             Some(Err(mut failed)) => {
                 let unsent = failed.take_message();
                 Err(Unanswered { error: failed.into_error().into(), unsent })
@@ -238,7 +230,7 @@ impl Upstream {
         if let Some(sender) = shared.as_ref().filter(|sender| !fresh && !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = self.connect(wait).await?;
+        let stream = TokioIo::new(self.connect(wait).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -255,29 +247,23 @@ impl Upstream {
         Ok(sender)
     }
 
-    /// The connection that was used last and can take a request.
-    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
-        let mut idle = self.idle();
-        // The last ones are those that were used last: usually the first that is looked at.
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            if idle[at].sender.is_closed() {
-                idle.remove(at);
-            } else if idle[at].sender.is_ready() {
-                return Some(idle.remove(at).sender);
+    /// The connection that was used last and can take a request. `asks_kernel`: see [`Connection::is_usable`].
+    fn take_idle(&self, asks_kernel: bool) -> Option<Connection> {
+        loop {
+            let Idle { connection, .. } = self.idle().pop()?;
+            if connection.is_usable(asks_kernel) {
+                return Some(connection);
             }
         }
-        None
     }
 
-    fn keep(self: &Arc<Self>, sender: http1::SendRequest<RequestBody>) {
-        if sender.is_closed() || self.is_retired.load(Ordering::Relaxed) {
+    fn keep(self: &Arc<Self>, connection: Connection) {
+        if self.is_retired.load(Ordering::Relaxed) {
             return;
         }
         let mut idle = self.idle();
         if idle.len() < MAX_IDLE {
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { connection, since: Instant::now() });
             if idle.len() == 1 {
                 self.janitor.watch(self);
             }
@@ -287,7 +273,7 @@ impl Upstream {
     /// Closes connections that were idle for too long; whether any are left.
     fn expire(&self) -> bool {
         let mut idle = self.idle();
-        idle.retain(|kept| !kept.sender.is_closed() && kept.since.elapsed() < IDLE_TIMEOUT);
+        idle.retain(|kept| kept.since.elapsed() < IDLE_TIMEOUT && kept.connection.is_usable(false));
         !idle.is_empty()
     }
 

@@ -1,0 +1,54 @@
+//! The head of a response: status, fields, and what they say of its body and its connection. PURE.
+
+use std::mem::MaybeUninit;
+
+use bytes::BytesMut;
+use http::header::{CONNECTION, HeaderMap};
+use http::{Method, StatusCode};
+
+use super::fields::Fields;
+use super::{Framing, MAX_HEADERS, Malformed};
+
+/// Bytes of a head. More are no head.
+pub const MAX_HEAD_BYTES: usize = 128 << 10;
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub framing: Framing,
+    /// The connection may have another request after this response (RFC 9112, 9.3).
+    pub keeps_open: bool,
+}
+
+impl ResponseHead {
+    /// Takes the head of the response to a request with this method from what came. `None`: it is not here as a whole.
+    pub fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Malformed> {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let complete = config.parse_response_with_uninit_headers(&mut parsed, input, &mut fields)?;
+        let httparse::Status::Complete(length) = complete else {
+            return if input.len() < MAX_HEAD_BYTES { Ok(None) } else { Err(Malformed::LargeHead) };
+        };
+        if length > MAX_HEAD_BYTES {
+            return Err(Malformed::LargeHead);
+        }
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Status)?;
+        let is_http_10 = parsed.version == Some(0);
+        let fields = Fields::of(input, parsed.headers)?;
+        let headers = fields.take(&input.split_to(length).freeze())?;
+        let framing = Framing::of(method, status, is_http_10, &headers)?;
+        let is_kept = if is_http_10 { says(&headers, b"keep-alive") } else { !says(&headers, b"close") };
+        let keeps_open = is_kept && framing != Framing::Close && status != StatusCode::SWITCHING_PROTOCOLS;
+        Ok(Some(ResponseHead { status, framing, keeps_open, headers }))
+    }
+}
+
+/// Whether `Connection` has this word.
+fn says(headers: &HeaderMap, word: &[u8]) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
+}

@@ -1,0 +1,79 @@
+//! A connection to an endpoint, and what it received that is not read yet.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+/// The room for one read at first. It grows while reads fill it.
+const FIRST_READ_BYTES: usize = 8 << 10;
+const MAX_READ_BYTES: usize = 128 << 10;
+
+/// `S`: the stream, or its reading half.
+pub(in super::super) struct Connection<S = TcpStream> {
+    pub(super) stream: S,
+    pub(super) input: BytesMut,
+    read_bytes: usize,
+}
+
+impl<S> Connection<S> {
+    pub(in super::super) fn new(stream: S) -> Connection<S> {
+        Connection { stream, input: BytesMut::new(), read_bytes: FIRST_READ_BYTES }
+    }
+
+    /// The same input on what the stream becomes.
+    pub(super) fn map<T, R>(self, turn: impl FnOnce(S) -> (T, R)) -> (Connection<T>, R) {
+        let Connection { stream, input, read_bytes } = self;
+        let (stream, rest) = turn(stream);
+        (Connection { stream, input, read_bytes }, rest)
+    }
+}
+
+impl Connection {
+    /// Whether a request may be sent: the endpoint did not close, and sent nothing that is not asked for. `asks_kernel`: what the
+    /// runtime did not report yet counts too.
+    pub(in super::super) fn is_usable(&self, asks_kernel: bool) -> bool {
+        self.input.is_empty() && self.is_silent() && (!asks_kernel || self.is_silent_in_kernel())
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn is_silent_in_kernel(&self) -> bool {
+        let peeked = rustix::net::recv(&self.stream, &mut [0][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(Errno::AGAIN))
+    }
+
+    /// It waits for its next request.
+    pub(in super::super) fn rest(&mut self) {
+        if self.read_bytes > FIRST_READ_BYTES {
+            (self.input, self.read_bytes) = (BytesMut::new(), FIRST_READ_BYTES);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Connection<S> {
+    /// Reads more input. 0: the endpoint closed.
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = self.input.capacity() - self.input.len();
+        if room < self.read_bytes / 2 {
+            // Memory whose contents were passed on is used again.
+            self.input.reserve(self.read_bytes);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let read = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input);
+        if let Poll::Ready(Ok(count)) = read
+            && count == room
+        {
+            self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);
+        }
+        read
+    }
+}
