@@ -35,12 +35,14 @@ pub enum Decision {
         node: Arc<str>,
         plan: VolumePlan,
     },
-    /// `plan`: the pods to remove so that it fits.
     Refuse {
         pod: Arc<Pod>,
         reason: &'static str,
         message: String,
+        /// The pods to remove so that it fits.
         plan: Option<Plan>,
+        /// The node that has room reserved for it.
+        nominated: Option<Arc<str>>,
     },
 }
 
@@ -168,7 +170,7 @@ impl Scheduler {
                 // No cause: only a change of the pod itself can help.
                 self.queue.attempt_failed(&key, uid, AttemptResult::Unschedulable(BTreeSet::new()), now);
                 let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-                return Some(Decision::Refuse { pod, reason: "SchedulingGated", message, plan: None });
+                return Some(self.refuse(pod, "SchedulingGated", message, None));
             }
             self.decided = self.decided.wrapping_add(1);
             let seed = seed.wrapping_add(self.decided);
@@ -196,7 +198,7 @@ impl Scheduler {
                 Ok(plan) => plan,
                 Err(fault) => return Some(self.fault(pod, &fault, now)),
             };
-            return Some(Decision::Refuse { pod, reason: "Unschedulable", message, plan });
+            return Some(self.refuse(pod, "Unschedulable", message, plan));
         }
     }
 
@@ -237,7 +239,7 @@ impl Scheduler {
             let Progress::Failed(why) = progress else { return Some(Decision::Bind { pod, node }) };
             self.binding_failed(&key, meta::uid(&pod.metadata), now);
             let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
-            return Some(Decision::Refuse { pod, reason: FAULT, message, plan: None });
+            return Some(self.refuse(pod, FAULT, message, None));
         }
     }
 
@@ -269,7 +271,12 @@ impl Scheduler {
         self.queue.attempt_failed(&key, uid, AttemptResult::Failed, now);
         // If the attempt had already ended, the pod does not wait for a change of the cluster.
         self.queue.add(&key, uid, priority(&pod), true, now);
-        Decision::Refuse { reason: FAULT, message: format!("the scheduler {fault}"), plan: None, pod }
+        self.refuse(pod, FAULT, format!("the scheduler {fault}"), None)
+    }
+
+    fn refuse(&self, pod: Arc<Pod>, reason: &'static str, message: String, plan: Option<Plan>) -> Decision {
+        let nominated = self.snapshot.nomination(&pod).cloned();
+        Decision::Refuse { pod, reason, message, plan, nominated }
     }
 
     /// Plans the removal of pods of lower priority. Without a plan, the reason is added to the message.

@@ -99,12 +99,12 @@ async fn write(client: Client, recorder: Arc<Recorder>, decision: Decision) -> W
                 false => WriteResult::VolumesFailed { key, uid, written },
             }
         }
-        Decision::Refuse { pod, reason, message, plan } => {
+        Decision::Refuse { pod, reason, message, plan, nominated } => {
             let preempted = match &plan {
                 Some(plan) => preempt(&client, &recorder, &pod, plan).await,
                 None => true,
             };
-            refuse(&client, &recorder, &pod, reason, message, plan.as_ref()).await;
+            refuse(&client, &recorder, &pod, reason, message, nominated.as_deref()).await;
             if preempted {
                 return WriteResult::Written;
             }
@@ -192,22 +192,21 @@ async fn refuse(
     pod: &Pod,
     reason: &'static str,
     message: String,
-    plan: Option<&Plan>,
+    nominated: Option<&str>,
 ) {
     let old = condition(pod, "PodScheduled");
-    let published = old
+    let is_known = old
         .is_some_and(|old| old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(&message));
-    if !published || plan.is_some() {
+    let known_node = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    if !is_known || known_node.filter(|name| !name.is_empty()) != nominated {
         let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.clone());
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
             "observedGeneration": pod.metadata.generation,
             "lastTransitionTime": since.unwrap_or_else(|| meta::time(Timestamp::now())),
         });
-        let mut status = json!({"conditions": [condition]});
-        if let (Some(plan), Some(status)) = (plan, status.as_object_mut()) {
-            status.insert("nominatedNodeName".to_owned(), Value::from(&*plan.node));
-        }
+        // A patch with null removes the name of a node that reserves nothing any more.
+        let status = json!({"conditions": [condition], "nominatedNodeName": nominated});
         patch_status(client, pod, status).await;
     }
     if matches!(reason, "Unschedulable" | FAULT) {

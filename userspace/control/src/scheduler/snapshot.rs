@@ -147,7 +147,11 @@ impl Snapshot {
         info.node = Some(node);
     }
 
+    /// What was reserved on the node ends with it: a later node of the same name is another one.
     fn delete_node(&mut self, name: &str) {
+        for key in self.nominated.remove(name).into_iter().flatten() {
+            self.nominations.remove(&key);
+        }
         if let Some(info) = self.nodes.get_mut(name) {
             info.node = None;
             remove_images(&mut self.images, &std::mem::take(&mut info.images));

@@ -193,8 +193,8 @@ fn a_hard_spread_constraint_bounds_the_skew() {
 #[test]
 fn higher_priorities_are_decided_first_and_then_the_older() {
     let mut scheduler = Scheduler::default();
-    let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    let new = Some(node_object(node("n1", json!({}))));
+    scheduler.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
     for (name, priority) in [("old", 0), ("young", 0), ("vip", 10)] {
         let pod = pod(name, json!({"spec": {"priority": priority}}));
         scheduler.apply(&Change { old: None, new: Some(Object::Pod(pod)) }, Timestamp::UNIX_EPOCH);
@@ -215,8 +215,8 @@ fn a_refused_pod_is_tried_again_when_something_changes() {
     assert!(matches!(scheduler.next(now, 0), Some(Decision::Refuse { reason: "Unschedulable", .. })));
     let later = now + std::time::Duration::from_secs(20);
     assert!(scheduler.next(later, 0).is_none(), "nothing has changed");
-    let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    let new = Some(node_object(node("n1", json!({}))));
+    scheduler.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
     assert!(scheduler.next(now, 0).is_none(), "its backoff is not over");
     assert!(matches!(scheduler.next(later, 0), Some(Decision::Bind { .. })));
 }
@@ -226,8 +226,8 @@ fn a_failed_binding_frees_the_room_and_is_retried() {
     let mut scheduler = Scheduler::default();
     let now = Timestamp::UNIX_EPOCH;
     let big = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}});
-    let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    let new = Some(node_object(node("n1", json!({}))));
+    scheduler.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
     let pod = pod("a", big);
     scheduler.apply(&Change { old: None, new: Some(Object::Pod(pod.clone())) }, Timestamp::UNIX_EPOCH);
     assert!(matches!(scheduler.next(now, 0), Some(Decision::Bind { .. })));
@@ -239,8 +239,8 @@ fn a_failed_binding_frees_the_room_and_is_retried() {
 #[test]
 fn a_gated_pod_is_not_placed() {
     let mut scheduler = Scheduler::default();
-    let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    let new = Some(node_object(node("n1", json!({}))));
+    scheduler.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
     let gated = pod("a", json!({"spec": {"schedulingGates": [{"name": "wait"}]}}));
     scheduler.apply(&Change { old: None, new: Some(Object::Pod(gated)) }, Timestamp::UNIX_EPOCH);
     let decision = scheduler.next(Timestamp::UNIX_EPOCH, 0);
@@ -252,11 +252,15 @@ fn asks(cpu: &str, priority: i32) -> Value {
     json!({"spec": {"priority": priority, "containers": containers}})
 }
 
+fn node_object(node: Value) -> Object {
+    serde_json::from_value::<k8s_openapi::api::core::v1::Node>(node).unwrap().into()
+}
+
 fn scheduler(nodes: &[Value], pods: &[Arc<Pod>]) -> Scheduler {
     let mut scheduler = Scheduler::default();
     for node in nodes {
-        let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node.clone()).unwrap();
-        scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+        let new = Some(node_object(node.clone()));
+        scheduler.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
     }
     for pod in pods {
         let new = Some(Object::Pod(pod.clone()));
@@ -331,6 +335,31 @@ fn no_more_pods_are_preempted_while_victims_are_terminating() {
     let (message, plan) = refusal(scheduler.next(later, 0));
     assert!(plan.is_none());
     assert!(message.ends_with("preemption: not eligible due to a terminating pod on the nominated node."));
+}
+
+#[test]
+fn a_reservation_ends_with_its_node() {
+    let now = Timestamp::UNIX_EPOCH;
+    let n1 = node("n1", json!({}));
+    let mut scheduler =
+        scheduler(std::slice::from_ref(&n1), &[placed("old", "n1", "2", 0), pod("great", asks("2", 10))]);
+    let Some(Decision::Refuse { nominated, .. }) = scheduler.next(now, 0) else { panic!("it does not fit") };
+    assert_eq!(nominated.as_deref(), Some("n1"));
+    scheduler.apply(&Change { old: Some(node_object(n1)), new: None }, now);
+    // The next node of that name is smaller than the pod.
+    let small = json!({"status": {"allocatable": {"cpu": "1", "pods": "9"}}});
+    scheduler.apply(&Change { old: None, new: Some(node_object(node("n1", small))) }, now);
+    scheduler.apply(&Change { old: Some(Object::Pod(placed("old", "n1", "2", 0))), new: None }, now);
+    scheduler.apply(&Change { old: None, new: Some(Object::Pod(pod("lesser", asks("1", 5)))) }, now);
+    match scheduler.next(now, 0) {
+        Some(Decision::Bind { pod, .. }) => assert_eq!(meta::name(&pod.metadata), "lesser"),
+        other => panic!("{other:?}"),
+    }
+    let later = now + std::time::Duration::from_secs(2);
+    let Some(Decision::Refuse { nominated, .. }) = scheduler.next(later, 0) else {
+        panic!("it does not fit")
+    };
+    assert_eq!(nominated, None, "its status names no node any more");
 }
 
 #[test]
