@@ -9,6 +9,7 @@ pub mod layout;
 pub mod process;
 pub mod stray;
 mod teardown;
+mod trouble;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,9 +21,10 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::image;
-use kubectl::{Kubectl, condition};
+use kubectl::Kubectl;
 use layout::{Layout, MAX_NODES, NodeLayout, UPLINK};
 use process::{Processes, Spec, args, tail};
+use trouble::trouble;
 
 /// Where the server keeps its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -230,7 +232,8 @@ impl Cluster {
             format!("--cgroup-parent=/{}", node.cgroup),
             "--lease-interval=2s".to_owned(),
             // The disk is the developer's, and may be nearly full.
-            "--eviction-hard=memory.available<100Mi,nodefs.available<2%,imagefs.available<2%".to_owned(),
+            "--eviction-hard=memory.available<100Mi,nodefs.available<100Mi,imagefs.available<100Mi"
+                .to_owned(),
             "--image-gc-high-threshold=100".to_owned(),
         ]);
         for (flag, path) in [
@@ -280,14 +283,17 @@ impl Cluster {
 
     /// Waits until `nodes` nodes are Ready; `each` is called with the number that is.
     pub fn wait_for_nodes(&self, nodes: u8, mut each: impl FnMut(usize)) -> Result<()> {
+        let mut troubles = Vec::new();
         let waited = self.kubectl.wait(&["nodes"], Duration::from_secs(90), |objects| {
-            let ready = objects.iter().filter(|node| condition(node, "Ready")).count();
-            each(ready);
-            (ready >= usize::from(nodes)).then_some(())
+            troubles = objects.iter().filter_map(trouble).collect();
+            let usable = objects.len() - troubles.len();
+            each(usable);
+            (usable >= usize::from(nodes)).then_some(())
         });
         waited.map_err(|error| {
-            let logs: Vec<String> = (1..=nodes).map(|index| self.last_words(index)).collect();
-            error.context(format!("not all nodes are Ready\n{}", logs.join("\n")))
+            let logs = (1..=nodes).map(|index| self.last_words(index));
+            let details: Vec<String> = troubles.into_iter().chain(logs).collect();
+            error.context(format!("not all nodes are Ready and without taints\n{}", details.join("\n")))
         })
     }
 

@@ -42,7 +42,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // Remove what an interrupted run of this or another source tree left.
     seize(&layout)?;
     let words: Vec<&str> = arguments.nextest.iter().map(String::as_str).collect();
-    let tested = cargo(&[&["nextest", "run", "--no-fail-fast"], words.as_slice()].concat());
+    let tested = cargo(&[&["nextest", "run"], words.as_slice()].concat());
     let strays = stray::packets(&layout);
     seize(&layout)?;
     tested?;
