@@ -2,7 +2,11 @@
 //!
 //! In: the object that `cargo xtask build-ebpf` made. Out: its maps pinned by name, its programs verified and loaded.
 
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
@@ -126,30 +130,41 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     Ok(ebpf)
 }
 
+/// Loads all programs, on all processors: the verifier takes most of an agent's start.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    for (name, program) in ebpf.programs_mut() {
-        let loaded = match program {
-            Program::SchedClassifier(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            // Before Linux 5.18 there is no XDP for multi-buffer frames, so none in the driver.
-            Program::Xdp(program) => {
-                if let Err(error) = program.load() {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(program = name, error, "load XDP program failed");
-                }
-                continue;
+    let programs = Mutex::new(ebpf.programs_mut());
+    let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((name, program)) = next() {
+            load_program(name, program)?;
+        }
+        Ok(())
+    };
+    let threads = available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let others = loads.into_iter().map(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        std::iter::once(own).chain(others).collect()
+    })
+}
+
+fn load_program(name: &str, program: &mut Program) -> Result<(), DatapathError> {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        // Before Linux 5.18 there is no XDP for multi-buffer frames, so none in the driver.
+        Program::Xdp(program) => {
+            if let Err(error) = program.load() {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(program = name, error, "load XDP program failed");
             }
-            _ => continue,
-        };
-        let name: String = name.into();
-        loaded.map_err(|source| DatapathError::Program {
-            name: static_name(&name),
-            operation: "verify",
-            source,
-        })?;
-    }
-    Ok(())
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    loaded.map_err(|source| DatapathError::Program { name: static_name(name), operation: "verify", source })
 }
 
 fn on_bpffs(folder: &Path) -> Result<(), DatapathError> {

@@ -40,6 +40,7 @@ pub use gateway::{GatewaySubscriptions, NodeGateway, publish_gateways};
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;
 pub use kernel::KernelNetwork;
+pub use published::Publisher;
 pub use skep_cni::NetworkState;
 
 use dataplane::Dataplane;
@@ -56,7 +57,7 @@ pub struct Telemetry {
 
 /// What runs beside the engine, and where it reports.
 pub struct Parts {
-    pub dns: Option<NodeDns>,
+    pub publisher: Publisher,
     pub telemetry: Telemetry,
     /// Receives whether pods can have a network.
     pub state: watch::Sender<NetworkState>,
@@ -84,10 +85,11 @@ pub async fn run<D: Dataplane>(
     parts: Parts,
     stop: CancellationToken,
 ) -> Result<(), NetworkError> {
-    let Parts { dns, telemetry, state } = parts;
+    let Parts { publisher, telemetry, state } = parts;
     let (sender, messages) = mpsc::channel(QUEUE_LENGTH);
     let NetworkConfig { node, health_port, cni_socket, flows_socket, flow_log, .. } = config.clone();
-    let mut engine = Engine::open(config, dataplane).await?.with_metrics(telemetry.metrics.clone());
+    let engine = Engine::open(config, dataplane).await?;
+    let mut engine = engine.with_metrics(telemetry.metrics.clone()).with_publisher(publisher.clone());
     let listener = cni::listen(&cni_socket)?;
     // When one part ends, the others end with it.
     let stop = stop.child_token();
@@ -99,17 +101,14 @@ pub async fn run<D: Dataplane>(
         condition::report(client, node.clone(), state.subscribe(), engine.problems(), stop.clone());
     let reports = tokio::spawn(async { tokio::join!(conditions, events) });
     let mut helpers = JoinSet::new();
-    helpers.spawn(health::run(engine.published(), state.subscribe()));
+    helpers.spawn(health::run(publisher.subscribe(), state.subscribe()));
     if health_port != 0 {
         let metrics = telemetry.metrics.clone();
         let sources =
-            node_health::Sources::new(engine.published(), state.subscribe(), engine.problems(), metrics);
+            node_health::Sources::new(publisher.subscribe(), state.subscribe(), engine.problems(), metrics);
         helpers.spawn(node_health::run(health_port, sources));
     }
-    if let Some(dns) = dns {
-        helpers.spawn(dns.run(engine.published(), stop.clone()));
-    }
-    helpers.spawn(announce::run(engine.uplinks(), engine.published()));
+    helpers.spawn(announce::run(engine.uplinks(), publisher.subscribe()));
     if let Some(links) = events_of.links {
         helpers.spawn(watch_links(links, sender.clone()));
     }

@@ -1,5 +1,5 @@
 //! What the engine publishes for the agent's other parts, compiled from the index: addresses to announce, health
-//! checks to answer.
+//! checks to answer, addresses at which to serve DNS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,16 +29,31 @@ impl Published {
             dns: index.dns_addrs().collect(),
         }
     }
+}
+
+/// Where the engine publishes; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Publisher(watch::Sender<Published>);
+
+impl Publisher {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Published> {
+        self.0.subscribe()
+    }
 
     /// Sends the index's state to the receivers if it differs from the last one.
-    pub(crate) fn update(index: &Index, last: &watch::Sender<Published>) {
+    pub(crate) fn publish(&self, index: &Index) {
         let now = Published::compile(index);
-        last.send_if_modified(|last| {
+        self.0.send_if_modified(|last| {
             let changed = *last != now;
             if changed {
                 *last = now;
             }
             changed
         });
+    }
+
+    /// The addresses at which an earlier agent served DNS, until the index is known.
+    pub(crate) fn adopt_dns(&self, addrs: BTreeSet<IpAddr>) {
+        self.0.send_modify(|last| last.dns = addrs);
     }
 }

@@ -3,6 +3,7 @@
 //! They are bound with SO_REUSEPORT: the sockets of the next agent are bound before those of this one close. IP_FREEBIND lets
 //! them be bound before the address is on a link.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,6 +69,12 @@ impl Sockets {
             udp: self.udp.extract_if(.., |socket| is_there(socket.local_addr())).collect(),
             tcp: self.tcp.extract_if(.., |listener| is_there(listener.local_addr())).collect(),
         }
+    }
+
+    pub fn addrs(&self) -> BTreeSet<IpAddr> {
+        let udp = self.udp.iter().map(UdpSocket::local_addr);
+        let all = udp.chain(self.tcp.iter().map(TcpListener::local_addr));
+        all.flatten().map(|addr| addr.ip()).collect()
     }
 
     /// Whether there are sockets of both protocols.

@@ -20,7 +20,7 @@ pub use settings::SettingsSource;
 pub use updates::DnsSubscriptions;
 
 use crate::index_updates::until;
-use crate::published::Published;
+use crate::published::{Published, Publisher};
 
 const PORT: u16 = 53;
 /// Pause after a failure.
@@ -73,8 +73,20 @@ impl Holder {
 }
 
 impl NodeDns {
-    /// Serves until `stop` is cancelled.
-    pub(crate) async fn run(self, mut published: watch::Receiver<Published>, stop: CancellationToken) {
+    /// Serves where the engine says, until `stop` is cancelled. Until the engine has said so, the addresses of the sockets that are
+    /// held are served: names do not wait until BPF programs are loaded.
+    pub fn run(
+        self,
+        publisher: &Publisher,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        if let Some(holder) = &self.holder {
+            publisher.adopt_dns(holder.fetch().addrs());
+        }
+        self.serve(publisher.subscribe(), stop)
+    }
+
+    async fn serve(self, mut published: watch::Receiver<Published>, stop: CancellationToken) {
         let NodeDns { dns, subscriptions, settings, holder } = self;
         let mut updates = subscriptions.forward(&dns, &stop);
         updates.spawn(until(stop.clone(), settings.follow(dns.clone(), published.clone())));

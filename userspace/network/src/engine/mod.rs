@@ -26,7 +26,7 @@ use crate::dataplane::{Dataplane, PartlyApplied};
 use crate::index_updates::KINDS;
 use crate::metrics::Metrics;
 use crate::problems::Problems;
-use crate::published::Published;
+use crate::published::Publisher;
 use crate::{NetworkConfig, NetworkError, NetworkState};
 
 pub use message::{Add, Added, Call, CallError, Check, Message};
@@ -61,7 +61,7 @@ pub struct Engine<D> {
     expiry: Option<JoinHandle<()>>,
     /// The planner's problems that were logged.
     problems: watch::Sender<Problems>,
-    published: watch::Sender<Published>,
+    publisher: Publisher,
     /// The index's version that was published last.
     published_version: Option<u64>,
     metrics: Metrics,
@@ -103,7 +103,7 @@ impl<D: Dataplane> Engine<D> {
             expire_flows_at: Instant::now() + FLOW_EXPIRY_INTERVAL,
             expiry: None,
             problems: watch::Sender::default(),
-            published: watch::Sender::default(),
+            publisher: Publisher::default(),
             published_version: None,
             metrics: Metrics::default(),
             links: None,
@@ -119,8 +119,9 @@ impl<D: Dataplane> Engine<D> {
         Engine { metrics, ..self }
     }
 
-    pub(crate) fn published(&self) -> watch::Receiver<Published> {
-        self.published.subscribe()
+    /// Has the engine publish there.
+    pub fn with_publisher(self, publisher: Publisher) -> Self {
+        Engine { publisher, ..self }
     }
 
     pub(crate) fn uplinks(&self) -> watch::Receiver<Vec<String>> {
@@ -295,7 +296,7 @@ impl<D: Dataplane> Engine<D> {
         let version = self.planner.index.published_version();
         if self.published_version != Some(version) {
             self.published_version = Some(version);
-            Published::update(&self.planner.index, &self.published);
+            self.publisher.publish(&self.planner.index);
         }
     }
 

@@ -15,7 +15,7 @@ use skep_datapath::{FlowGroup, Options, ProgramLogLevel, SocketLb, Timeouts, Upl
 use skep_dns::Dns;
 use skep_network::{
     DnsSubscriptions, FlowLog, FlowLogLevel, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState,
-    NodeDns, Parts, SettingsSource, Subscriptions, Telemetry,
+    NodeDns, Parts, Publisher, SettingsSource, Subscriptions, Telemetry,
 };
 use skep_node::eviction::{EvictionSettings, signals};
 use skep_node::{
@@ -405,8 +405,8 @@ async fn pods_and_network(
         },
     };
     let config = config(agent, clients.node.clone(), tls)?;
-    let parts = Parts { dns: Some(dns), telemetry, state: state_in };
-    let network = spawn_network(agent, data_plane, informers, parts, clients, stop.clone())?;
+    let parts = Parts { publisher: Publisher::default(), telemetry, state: state_in };
+    let network = spawn_network(agent, data_plane, informers, (parts, dns), clients, stop.clone())?;
     let node = async { skep_node::run(config, inputs, stop).await.map_err(anyhow::Error::from) };
     tokio::try_join!(node, first_failure(network)).map(drop)
 }
@@ -424,12 +424,12 @@ fn starting() -> (watch::Sender<NetworkState>, watch::Receiver<NetworkState>) {
     watch::channel(NetworkState::NotReady("the network is starting".to_owned()))
 }
 
-/// The network and the informers, each as a task that runs until `stop`.
+/// The network, its DNS and the informers, each as a task that runs until `stop`.
 fn spawn_network(
     agent: &Agent,
     data_plane: Option<&DataPlane>,
     mut informers: Informers,
-    parts: Parts,
+    (parts, dns): (Parts, NodeDns),
     clients: Clients,
     stop: CancellationToken,
 ) -> Result<JoinSet<Result<()>>> {
@@ -442,6 +442,11 @@ fn spawn_network(
             Ok(())
         });
     }
+    let names = dns.run(&parts.publisher, stop.clone());
+    tasks.spawn(async move {
+        names.await;
+        Ok(())
+    });
     let network = network(agent)?.run(clients.node, subscriptions, parts, stop.clone());
     tasks.spawn(async move { network.await.context("network") });
     tasks.spawn(async move {
@@ -570,9 +575,10 @@ async fn network_only(
         }
     });
     let mut informers = Informers::default();
-    let dns = Some(dns(agent, &mut informers)?);
-    let parts = Parts { dns, telemetry: Telemetry::default(), state: state_in };
-    let ended = first_failure(spawn_network(agent, data_plane, informers, parts, clients, stop)?).await;
+    let dns = dns(agent, &mut informers)?;
+    let parts = Parts { publisher: Publisher::default(), telemetry: Telemetry::default(), state: state_in };
+    let tasks = spawn_network(agent, data_plane, informers, (parts, dns), clients, stop)?;
+    let ended = first_failure(tasks).await;
     log.abort();
     ended
 }
