@@ -13,6 +13,7 @@ mod input;
 mod kubectl_commands;
 mod machine;
 mod policy;
+mod published;
 mod running;
 mod scaling;
 mod services;
