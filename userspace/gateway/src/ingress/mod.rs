@@ -6,6 +6,8 @@
 //! is in force.
 
 pub mod annotations;
+mod backends;
+mod certificates;
 mod compile;
 mod endpoints;
 pub(crate) mod facts;
@@ -14,6 +16,7 @@ mod problem;
 pub(crate) mod states;
 #[cfg(test)]
 mod tests;
+mod units;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,12 +30,14 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 pub use problem::Problem;
 
 use crate::certificate::{Certificate, CertificateError};
-use crate::config::{Backend, Config, Protocol};
+use crate::config::{Backend, Config, Listener, Protocol, Routes};
 use crate::gateway_api::{self, Publication, StatusUpdate};
-use compile::Routing;
+use crate::routing::HostTable;
+use certificates::Certificates;
 use endpoints::{ServiceFacts, SliceFacts};
 use facts::{IngressFacts, PortName};
 use states::{SecretState, SecretStates, ServiceStates, key_of};
+use units::Units;
 use users::Users;
 
 /// The `spec.controller` of the classes that the gateway serves.
@@ -59,10 +64,9 @@ pub struct Index {
     secrets: SecretStates,
     /// Secrets of users.
     users: HashMap<Arc<str>, Users>,
-    /// Compiled rules, until an object that they depend on changes.
-    routing: Option<Routing>,
-    /// When the next certificate in force expires, in seconds since 1970: it is said then.
-    next_expiry: Option<i64>,
+    units: Units,
+    /// `None`: an Ingress with TLS or a Secret changed.
+    certificates: Option<Certificates>,
     gateway_api: gateway_api::Objects,
     /// With the revision of the objects and the first index of a backend that it was made from.
     gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
@@ -88,8 +92,8 @@ impl Index {
             service_of_slice: HashMap::new(),
             secrets: HashMap::new(),
             users: HashMap::new(),
-            routing: None,
-            next_expiry: None,
+            units: Units::default(),
+            certificates: None,
             gateway_api: gateway_api::Objects::default(),
             gateway_routing: None,
         }
@@ -106,20 +110,26 @@ impl Index {
         let facts = IngressFacts::parse(&key, ingress, old);
         // A status is written by the gateway itself, and changes no rule.
         if old.is_none_or(|old| !old.has_equal_rules(&facts)) {
-            self.routing = None;
+            self.units.change(&key, old, Some(&facts));
+            if old.into_iter().chain([&facts]).any(|facts| !facts.tls.is_empty()) {
+                self.certificates = None;
+            }
         }
         self.ingresses.insert(key, facts);
     }
 
     pub fn delete_ingress(&mut self, key: &str) {
-        if self.ingresses.remove(key).is_some() {
-            self.routing = None;
+        if let Some((key, old)) = self.ingresses.remove_entry(key) {
+            self.units.change(&key, Some(&old), None);
+            if !old.tls.is_empty() {
+                self.certificates = None;
+            }
         }
     }
 
     pub fn keep_ingresses(&mut self, listed: &HashSet<Arc<str>>) {
-        self.ingresses.retain(|key, _| listed.contains(key));
-        self.routing = None;
+        let gone: Vec<_> = self.ingresses.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete_ingress(key));
     }
 
     pub fn apply_class(&mut self, class: &IngressClass) {
@@ -127,25 +137,34 @@ impl Index {
         let is_ours = class.spec.as_ref().is_some_and(|spec| spec.controller.as_deref() == Some(CONTROLLER));
         let changed = if is_ours { self.classes.insert(name) } else { self.classes.remove(&name) };
         if changed {
-            self.routing = None;
+            self.classes_changed();
         }
     }
 
     pub fn delete_class(&mut self, name: &str) {
         if self.classes.remove(name) {
-            self.routing = None;
+            self.classes_changed();
         }
     }
 
     pub fn keep_classes(&mut self, listed: &HashSet<Arc<str>>) {
+        let before = self.classes.len();
         self.classes.retain(|name| listed.contains(name));
-        self.routing = None;
+        if self.classes.len() != before {
+            self.classes_changed();
+        }
+    }
+
+    fn classes_changed(&mut self) {
+        self.units.reset(self.ingresses.keys());
+        self.certificates = None;
     }
 
     pub fn apply_service(&mut self, service: &Service) {
         let (key, facts) = (key_of(&service.metadata), ServiceFacts::parse(service));
         if self.services.get(&key) != Some(&facts) {
             self.gateway_api.touch();
+            self.units.backends.touch(&key);
         }
         self.services.insert(key, facts);
         self.gateway_api.apply_service(service);
@@ -154,6 +173,7 @@ impl Index {
     pub fn delete_service(&mut self, key: &str) {
         if self.services.remove(key).is_some() {
             self.gateway_api.touch();
+            self.units.backends.touch(key);
         }
         self.gateway_api.delete_service(key);
     }
@@ -172,12 +192,14 @@ impl Index {
             self.delete_slice(&key);
         }
         let (Some(service), Some(facts)) = (service, SliceFacts::parse(slice)) else { return };
+        self.units.backends.touch(&service);
         self.service_of_slice.insert(key.clone(), service.clone());
         self.slices.entry(service).or_default().insert(key, facts);
     }
 
     pub fn delete_slice(&mut self, key: &str) {
         let Some(service) = self.service_of_slice.remove(key) else { return };
+        self.units.backends.touch(&service);
         if let Some(slices) = self.slices.get_mut(&service) {
             slices.remove(key);
             if slices.is_empty() {
@@ -220,7 +242,8 @@ impl Index {
             _ => drop(self.users.remove(key)),
         }
         self.secrets.insert(key.clone(), state);
-        self.routing = None;
+        self.units.users_changed(key);
+        self.certificates = None;
         self.gateway_api.touch();
     }
 
@@ -243,21 +266,38 @@ impl Index {
 
     /// The configuration of `now`, in seconds since 1970.
     pub fn compile(&mut self, now: i64) -> Compiled {
-        let expires = self.next_expiry.is_some_and(|at| at <= now);
-        let routing = match self.routing.take() {
-            Some(routing) if !expires => routing,
-            _ => Routing::compile(self, now),
+        let mut units = std::mem::take(&mut self.units);
+        units.update(self);
+        let certificates = match self.certificates.take() {
+            Some(certificates) if certificates.next_expiry.is_none_or(|at| at > now) => certificates,
+            _ => Certificates::compile(self, now),
         };
-        self.next_expiry = routing.next_expiry;
-        let (backends, mut problems) = routing.backends(self);
-        problems.extend(routing.problems.iter().cloned());
+        let (backends, mut problems) = units.backends.all(&self.services, &self.slices);
+        problems.extend(units.problems().chain(&certificates.problems).cloned());
         problems.sort();
         problems.dedup();
-        let mut config =
-            Config { listeners: routing.listeners.clone(), backends, counters: routing.counters.clone() };
-        self.routing = Some(routing);
+        let counters = self.claimed().map(|(_, facts)| facts.counters.clone()).collect();
+        let listeners = self.listeners(&units.routes, &certificates);
+        let mut config = Config { listeners, backends, counters };
+        let next_expiry = certificates.next_expiry;
+        (self.units, self.certificates) = (units, Some(certificates));
         self.add_gateways(&mut config);
-        Compiled { config, problems, next_expiry: self.next_expiry }
+        Compiled { config, problems, next_expiry }
+    }
+
+    /// Those of Ingresses. A port is open while an Ingress needs it.
+    fn listeners(&self, routes: &Arc<Routes>, certificates: &Certificates) -> BTreeMap<u16, Listener> {
+        let Ports { http, https } = self.ports;
+        let http = http.filter(|_| self.claimed().next().is_some());
+        let https = https.filter(|_| self.claimed().any(|(_, facts)| !facts.tls.is_empty()));
+        let hosts = Arc::new(HostTable::of_any(routes.clone()));
+        let listener = |port, tls| {
+            let hosts = hosts.clone();
+            (port, Listener { public_port: port, hosts, tls, passes: false, stream: None })
+        };
+        let of_http = http.map(|port| listener(port, None));
+        let of_https = https.map(|port| listener(port, Some(certificates.table.clone())));
+        of_http.into_iter().chain(of_https).collect()
     }
 
     fn add_gateways(&mut self, config: &mut Config) {
@@ -315,6 +355,12 @@ impl Index {
         };
         let slices = wanted.iter().flat_map(slices_of).collect();
         (wanted, self.gateway_api.leftover_services(routing), slices)
+    }
+
+    /// An Ingress that the gateway serves.
+    fn claimed_one(&self, key: &str) -> Option<&IngressFacts> {
+        let facts = self.ingresses.get(key)?;
+        facts.class.as_ref().is_some_and(|class| self.classes.contains(class)).then_some(facts)
     }
 
     fn claimed(&self) -> impl Iterator<Item = (&Arc<str>, &IngressFacts)> {

@@ -6,7 +6,8 @@ use http::StatusCode;
 
 use super::Index;
 use super::annotations::{Resolved, ServiceAddress, pattern};
-use super::compile::{BackendKey, Builder};
+use super::backends::BackendKey;
+use super::compile::{Builder, other_of};
 use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
 use super::problem::Problem;
 use super::states::SecretState;
@@ -135,22 +136,18 @@ impl Builder<'_> {
                 self.add_free(key, (*host).clone(), PathMatch::Exact("/".into()), Arc::new(route));
             }
             if let (true, HostPattern::Exact(name)) = (settings.www_redirect, host) {
-                let other = match name.strip_prefix("www.") {
-                    Some(bare) => bare.to_owned(),
-                    None => format!("www.{name}"),
-                };
+                let Some(other) = other_of(host) else { continue };
                 let redirect = Redirect {
                     scheme: None,
-                    host: Some(name.clone()),
+                    host: Some(name.as_ref().into()),
                     path: None,
                     port: None,
                     status: StatusCode::PERMANENT_REDIRECT,
                 };
                 let route =
                     Route { counters: facts.counters.clone(), redirect: Some(redirect), ..Route::default() };
-                if !self.has_host(&HostPattern::of_ingress(&other)) {
-                    let host = HostPattern::of_ingress(&other);
-                    self.add_free(key, host, PathMatch::Prefix("/".into()), Arc::new(route));
+                if !self.has_host(&other) {
+                    self.add_free(key, other, PathMatch::Prefix("/".into()), Arc::new(route));
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Ingresses to configurations, as objects in and routes out.
 
+mod changes;
+
 use http::{HeaderMap, Method};
 use k8s_openapi::ByteString;
 use rcgen::{CertificateParams, KeyPair};

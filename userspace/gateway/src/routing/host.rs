@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::iter::successors;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 /// Bytes of a DNS name in text form (RFC 1035, 2.3.4).
 const MAX_NAME_BYTES: usize = 253;
@@ -56,11 +57,11 @@ fn split(authority: &str) -> Result<(&str, &str), HostError> {
 /// Hosts that a rule is for. Names are in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostPattern {
-    Exact(Box<str>),
+    Exact(Arc<str>),
     /// Names with exactly one label before this suffix, as an Ingress' `*.suffix`.
-    OneLabel(Box<str>),
+    OneLabel(Arc<str>),
     /// Names with at least one label before this suffix, as a Gateway's `*.suffix`.
-    Suffix(Box<str>),
+    Suffix(Arc<str>),
     Any,
 }
 
@@ -79,9 +80,9 @@ impl HostPattern {
 /// Values by host pattern.
 #[derive(Clone, Debug)]
 pub struct HostTable<T> {
-    exact: HashMap<Box<str>, T>,
-    one_label: HashMap<Box<str>, T>,
-    suffix: HashMap<Box<str>, T>,
+    exact: HashMap<Arc<str>, T>,
+    one_label: HashMap<Arc<str>, T>,
+    suffix: HashMap<Arc<str>, T>,
     any: Option<T>,
 }
 
@@ -122,14 +123,44 @@ impl<T> HostTable<T> {
             .chain(&self.any)
     }
 
+    /// Adds the values of another table. Of two for a pattern the other's stays.
+    pub fn absorb(&mut self, other: HostTable<T>) {
+        let HostTable { exact, one_label, suffix, any } = other;
+        self.exact.extend(exact);
+        self.one_label.extend(one_label);
+        self.suffix.extend(suffix);
+        self.any = any.or(self.any.take());
+    }
+
+    pub fn remove(&mut self, pattern: &HostPattern) {
+        match pattern {
+            HostPattern::Exact(name) => drop(self.exact.remove(name)),
+            HostPattern::OneLabel(suffix) => drop(self.one_label.remove(suffix)),
+            HostPattern::Suffix(suffix) => drop(self.suffix.remove(suffix)),
+            HostPattern::Any => self.any = None,
+        }
+    }
+
+    pub fn patterns(&self) -> impl Iterator<Item = HostPattern> {
+        let exact = self.exact.keys().cloned().map(HostPattern::Exact);
+        let one_label = self.one_label.keys().cloned().map(HostPattern::OneLabel);
+        let suffix = self.suffix.keys().cloned().map(HostPattern::Suffix);
+        exact.chain(one_label).chain(suffix).chain(self.any.iter().map(|_| HostPattern::Any))
+    }
+
     pub fn values(&self) -> impl Iterator<Item = &T> {
         let suffixes = self.one_label.values().chain(self.suffix.values());
         self.exact.values().chain(suffixes).chain(&self.any)
     }
 
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        let suffixes = self.one_label.values_mut().chain(self.suffix.values_mut());
-        self.exact.values_mut().chain(suffixes).chain(&mut self.any)
+    /// The same patterns with what is made of their values.
+    pub fn map<U>(self, mut make: impl FnMut(T) -> U) -> HostTable<U> {
+        let HostTable { exact, one_label, suffix, any } = self;
+        let mut all = |values: HashMap<Arc<str>, T>| -> HashMap<Arc<str>, U> {
+            values.into_iter().map(|(name, value)| (name, make(value))).collect()
+        };
+        let (exact, one_label, suffix) = (all(exact), all(one_label), all(suffix));
+        HostTable { exact, one_label, suffix, any: any.map(make) }
     }
 
     pub fn is_empty(&self) -> bool {

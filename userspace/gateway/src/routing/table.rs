@@ -1,5 +1,7 @@
 //! The compiled rules. PURE.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method};
 
 use super::host::{HostPattern, HostTable};
@@ -30,7 +32,8 @@ pub struct Unroutable;
 /// host matches, those of less specific hosts are tried.
 #[derive(Clone, Debug)]
 pub struct RouteTable<T> {
-    hosts: HostTable<PathTable<Entry<T>>>,
+    /// A table that is made from another one shares the paths of its hosts.
+    hosts: HostTable<Arc<PathTable<Entry<T>>>>,
     /// For requests that no rule matches.
     defaults: HostTable<T>,
 }
@@ -57,12 +60,33 @@ impl<T> RouteTable<T> {
         for Rule { host, path, conditions, target } in rules {
             hosts.entry(host, PathTable::default).insert(&path, Entry { conditions, target });
         }
-        hosts.values_mut().for_each(|paths| paths.link(|entry| entry.conditions.order()));
+        let hosts = hosts.map(|mut paths| {
+            paths.link(|entry| entry.conditions.order());
+            Arc::new(paths)
+        });
         let mut by_host = HostTable::default();
         for (host, target) in defaults {
             by_host.entry(host, || target);
         }
         RouteTable { hosts, defaults: by_host }
+    }
+
+    /// Adds the rules and defaults of another table, which has none of a host of this one.
+    pub fn absorb(&mut self, other: RouteTable<T>) {
+        let RouteTable { hosts, defaults } = other;
+        self.hosts.absorb(hosts);
+        self.defaults.absorb(defaults);
+    }
+
+    /// Removes the rules and the default of a host.
+    pub fn remove(&mut self, host: &HostPattern) {
+        self.hosts.remove(host);
+        self.defaults.remove(host);
+    }
+
+    /// The hosts that it has rules or a default for; some come twice.
+    pub fn patterns(&self) -> impl Iterator<Item = HostPattern> {
+        self.hosts.patterns().chain(self.defaults.patterns())
     }
 
     /// Where a request goes.

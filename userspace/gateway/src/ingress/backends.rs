@@ -1,0 +1,156 @@
+//! What routes of Ingresses lead to. A backend has its index as long as an Ingress leads to it, so that routes that did not change
+//! need not be made again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::endpoints::SliceFacts;
+use super::facts::PortName;
+use super::problem::Problem;
+use super::states::ServiceStates;
+use crate::config::{Backend, Protocol};
+
+/// What requests of a route go to.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct BackendKey {
+    pub(super) service: Arc<str>,
+    pub(super) port: PortName,
+    /// `None`: as the Service says.
+    pub(super) protocol: Option<Protocol>,
+    /// The Service's own address is the endpoint.
+    pub(super) by_service: bool,
+}
+
+/// By index.
+#[derive(Default)]
+pub(super) struct Backends {
+    slots: Vec<Slot>,
+    index_of: HashMap<BackendKey, usize>,
+    of_service: HashMap<Arc<str>, BTreeSet<usize>>,
+    /// Indexes that nothing leads to.
+    free: Vec<usize>,
+}
+
+struct Slot {
+    /// `None`: it is free.
+    key: Option<BackendKey>,
+    /// Ingresses that lead to it.
+    ingresses: BTreeSet<Arc<str>>,
+    /// With the endpoints of now. `None`: the Service or one of its slices changed.
+    made: Option<(Arc<Backend>, Option<Fault>)>,
+}
+
+/// Why a backend has no endpoint.
+#[derive(Clone, Copy)]
+enum Fault {
+    NoService,
+    ExternalName,
+    NoPort,
+}
+
+impl BackendKey {
+    pub(super) fn new(service: Arc<str>, port: PortName) -> BackendKey {
+        BackendKey { service, port, protocol: None, by_service: false }
+    }
+
+    fn name(&self) -> Arc<str> {
+        let BackendKey { service, port, protocol, by_service } = self;
+        let protocol = match protocol {
+            None => "",
+            Some(Protocol::Http1) => "/http1",
+            Some(Protocol::H2c) => "/h2c",
+        };
+        format!("{service}:{port}{protocol}{}", if *by_service { "/service" } else { "" }).into()
+    }
+
+    fn make(
+        &self,
+        services: &ServiceStates,
+        slices: Option<&BTreeMap<Arc<str>, SliceFacts>>,
+    ) -> (Arc<Backend>, Option<Fault>) {
+        let BackendKey { service, port, protocol: said, by_service } = self;
+        let nothing = |fault| (Protocol::Http1, Vec::new(), Some(fault));
+        let (protocol, endpoints, fault) = match services.get(service) {
+            None => nothing(Fault::NoService),
+            Some(facts) if facts.is_external_name => nothing(Fault::ExternalName),
+            Some(facts) => match facts.port(port) {
+                None => nothing(Fault::NoPort),
+                Some(port) if *by_service => (said.unwrap_or(port.protocol), facts.own(port), None),
+                Some(port) => (said.unwrap_or(port.protocol), facts.endpoints(port, slices), None),
+            },
+        };
+        (Arc::new(Backend { name: self.name(), protocol, endpoints }), fault)
+    }
+}
+
+impl Backends {
+    /// The index of a backend that an Ingress leads to, until [`Backends::release`].
+    pub(super) fn take(&mut self, key: BackendKey, ingress: &Arc<str>) -> usize {
+        let at = match self.index_of.get(&key) {
+            Some(at) => *at,
+            None => {
+                let at = self.free.pop().unwrap_or_else(|| {
+                    self.slots.push(Slot { key: None, ingresses: BTreeSet::new(), made: None });
+                    self.slots.len() - 1
+                });
+                self.of_service.entry(key.service.clone()).or_default().insert(at);
+                self.slots[at].key = Some(key.clone());
+                self.index_of.insert(key, at);
+                at
+            }
+        };
+        self.slots[at].ingresses.insert(ingress.clone());
+        at
+    }
+
+    /// An Ingress leads there no more.
+    pub(super) fn release(&mut self, at: usize, ingress: &Arc<str>) {
+        let slot = &mut self.slots[at];
+        slot.ingresses.remove(ingress);
+        if !slot.ingresses.is_empty() {
+            return;
+        }
+        slot.made = None;
+        let Some(key) = slot.key.take() else { return };
+        self.free.push(at);
+        self.index_of.remove(&key);
+        if let Some(of_service) = self.of_service.get_mut(&key.service) {
+            of_service.remove(&at);
+            if of_service.is_empty() {
+                self.of_service.remove(&key.service);
+            }
+        }
+    }
+
+    /// A Service or one of its slices changed.
+    pub(super) fn touch(&mut self, service: &str) {
+        for at in self.of_service.get(service).into_iter().flatten() {
+            self.slots[*at].made = None;
+        }
+    }
+
+    /// All of them, with the endpoints of now, and what is wrong with them.
+    pub(super) fn all(
+        &mut self,
+        services: &ServiceStates,
+        slices: &HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
+    ) -> (Vec<Arc<Backend>>, Vec<Problem>) {
+        let nothing = Arc::new(Backend { name: "".into(), protocol: Protocol::Http1, endpoints: Vec::new() });
+        let mut problems = Vec::new();
+        let backends = self.slots.iter_mut().map(|slot| {
+            let (Some(key), Some(ingress)) = (&slot.key, slot.ingresses.first()) else {
+                return nothing.clone();
+            };
+            let (backend, fault) =
+                slot.made.get_or_insert_with(|| key.make(services, slices.get(&key.service)));
+            problems.extend(fault.map(|fault| match fault {
+                Fault::NoService => Problem::no_service(ingress, &key.service),
+                Fault::ExternalName => Problem::external_name(ingress, &key.service),
+                Fault::NoPort => Problem::no_port(ingress, &key.service, &key.port),
+            }));
+            backend.clone()
+        });
+        let backends = backends.collect();
+        (backends, problems)
+    }
+}

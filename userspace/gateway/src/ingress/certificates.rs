@@ -1,0 +1,84 @@
+//! The certificates of the gateway's Ingresses, by host.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use super::Index;
+use super::facts::IngressFacts;
+use super::problem::Problem;
+use super::states::SecretState;
+use crate::config::{TlsAction, TlsServer};
+use crate::routing::{HostPattern, HostTable};
+
+/// What Ingresses say about TLS, compiled.
+#[derive(Default)]
+pub(super) struct Certificates {
+    pub(super) table: Arc<HostTable<Arc<TlsServer>>>,
+    pub(super) problems: Vec<Problem>,
+    /// When the next certificate expires, in seconds since 1970.
+    pub(super) next_expiry: Option<i64>,
+}
+
+impl Certificates {
+    /// Of two certificates for a host the older Ingress' is in force.
+    pub(super) fn compile(index: &Index, now: i64) -> Certificates {
+        let mut with_tls: Vec<_> = index.claimed().filter(|(_, facts)| !facts.tls.is_empty()).collect();
+        with_tls.sort_by_key(|(key, facts)| (facts.created, *key));
+        let mut builder = Builder { now, ..Builder::default() };
+        for (key, facts) in with_tls {
+            builder.add(index, key, facts);
+        }
+        let Builder { table, problems, next_expiry, .. } = builder;
+        Certificates { table: Arc::new(table), problems, next_expiry }
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    table: HostTable<Arc<TlsServer>>,
+    /// By Secret.
+    servers: HashMap<Arc<str>, Arc<TlsServer>>,
+    problems: Vec<Problem>,
+    now: i64,
+    next_expiry: Option<i64>,
+}
+
+impl Builder {
+    fn add(&mut self, index: &Index, key: &Arc<str>, facts: &IngressFacts) {
+        for tls in &facts.tls {
+            let Some(secret) = &tls.secret else { continue };
+            let certificate = match index.secrets.get(secret) {
+                Some(SecretState::Good(certificate)) => Some(certificate),
+                Some(SecretState::Bad(error, last)) => {
+                    self.problems.push(Problem::bad_secret(key, secret, error));
+                    last.as_ref()
+                }
+                Some(SecretState::Missing) => {
+                    self.problems.push(Problem::no_secret(key, secret));
+                    None
+                }
+                // It was not looked for yet.
+                None => None,
+            };
+            let Some(certificate) = certificate else { continue };
+            match certificate.not_after {
+                at if at <= self.now => self.problems.push(Problem::expired(key, secret, at)),
+                at => self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at))),
+            }
+            let server = match self.servers.entry(secret.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(free) => free.insert(Arc::new(TlsServer {
+                    certificates: vec![certificate.clone()],
+                    action: TlsAction::Http,
+                })),
+            };
+            for alias in &facts.settings.aliases {
+                self.table.entry(HostPattern::of_ingress(alias), || server.clone());
+            }
+            for host in &tls.hosts {
+                self.table.entry(host.clone(), || server.clone());
+            }
+        }
+    }
+}
