@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use skep_api::fit::requested;
 
+use super::budgets::Budgets;
 use super::decide::{self, Choice};
 use super::name::SCHEDULER_NAME;
-use super::preempt::{self, Budgets, NoPlan, Plan};
+use super::preempt::{self, NoPlan, Plan};
 use super::queue::{AttemptResult, ClusterChange, Queue};
 use super::snapshot::{Snapshot, priority};
 use super::volumes::{Progress, VolumePlan};

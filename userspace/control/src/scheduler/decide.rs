@@ -85,10 +85,8 @@ impl<'a> Filters<'a> {
         info: &NodeInfo,
         node: &Node,
     ) -> Result<(), Vec<Reason>> {
-        match snapshot.with_nominated(name, info, self.requirements.pod) {
-            Some(fuller) => filter::check(self.requirements, &fuller, node)?,
-            None => filter::check(self.requirements, info, node)?,
-        }
+        let fuller = snapshot.with_nominated(name, &info.room, self.requirements.pod);
+        filter::check(self.requirements, fuller.as_ref().unwrap_or(&info.room), node)?;
         if snapshot.volumes.is_in_use(&self.requirements.volumes.exclusive) {
             return Err(vec![Reason::ClaimInUse]);
         }

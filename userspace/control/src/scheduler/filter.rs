@@ -1,18 +1,18 @@
 //! Whether a pod can run on a node, looking at that node alone. PURE.
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
-use skep_api::fit::{Amounts, HostPort, admits, conflicts, host_ports, requested, tolerated, tolerates};
+use skep_api::fit::{Amounts, admits, conflicts, host_ports, requested, tolerated, tolerates};
 
 use super::reason::Reason;
-use super::snapshot::{NodeInfo, Snapshot};
+use super::room::{Demand, Room};
+use super::snapshot::Snapshot;
 use super::volumes::{ClaimProblem, PodVolumes};
 
 /// What the filters compare with a node, computed once for a pod.
 pub(super) struct Requirements<'a> {
     pub(super) pod: &'a Pod,
     pub(super) spec: &'a PodSpec,
-    pub(super) requested: Amounts,
-    pub(super) ports: Vec<HostPort>,
+    pub(super) demand: Demand,
     pub(super) volumes: PodVolumes,
 }
 
@@ -20,21 +20,18 @@ impl<'a> Requirements<'a> {
     /// Err: why no node can take the pod.
     pub(super) fn of(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Result<Self, ClaimProblem> {
         let volumes = snapshot.volumes.of_pod(pod)?;
-        Ok(Requirements { pod, spec, requested: requested(pod), ports: host_ports(pod), volumes })
+        let demand = Demand { requested: requested(pod), ports: host_ports(pod) };
+        Ok(Requirements { pod, spec, demand, volumes })
     }
 }
 
 /// The first reason why the pod cannot run there; all missing resources, and all that is against its volumes.
-pub(super) fn check(
-    requirements: &Requirements<'_>,
-    info: &NodeInfo,
-    node: &Node,
-) -> Result<(), Vec<Reason>> {
+pub(super) fn check(requirements: &Requirements<'_>, room: &Room, node: &Node) -> Result<(), Vec<Reason>> {
     admits_statically(requirements, node).map_err(|reason| vec![reason])?;
-    if requirements.ports.iter().any(|port| info.ports.iter().any(|taken| conflicts(port, taken))) {
+    if !has_free_ports(&requirements.demand, room) {
         return Err(vec![Reason::Ports]);
     }
-    let missing = missing_resources(requirements, info);
+    let missing: Vec<Reason> = missing_resources(&requirements.demand.requested, room).collect();
     if !missing.is_empty() {
         return Err(missing);
     }
@@ -66,23 +63,31 @@ fn is_unschedulable(node: &Node, tolerations: &[Toleration]) -> bool {
         && !tolerations.iter().any(|toleration| tolerates(toleration, &taint))
 }
 
-fn missing_resources(requirements: &Requirements<'_>, info: &NodeInfo) -> Vec<Reason> {
-    let mut missing = Vec::new();
-    if info.pods.len() as i64 + 1 > info.max_pods {
-        missing.push(Reason::TooManyPods);
-    }
-    let (requested, has, used) = (&requirements.requested, &info.allocatable, &info.requested);
-    let mut need = |name: &str, requested: i64, has: i64, used: i64| {
-        if requested > 0 && requested > has.saturating_sub(used) {
-            missing.push(Reason::Insufficient(name.to_owned()));
-        }
-    };
-    need("cpu", requested.cpu, has.cpu, used.cpu);
-    need("memory", requested.memory, has.memory, used.memory);
-    need("ephemeral-storage", requested.storage, has.storage, used.storage);
-    for (name, amount) in &requested.others {
-        let of = |resources: &Amounts| resources.others.get(name).copied().unwrap_or(0);
-        need(name, *amount, of(has), of(used));
-    }
-    missing
+/// Whether the ports and the resources of a pod are free.
+pub(super) fn has_room(demand: &Demand, room: &Room) -> bool {
+    has_free_ports(demand, room) && missing_resources(&demand.requested, room).next().is_none()
+}
+
+fn has_free_ports(demand: &Demand, room: &Room) -> bool {
+    !demand.ports.iter().any(|port| room.ports().any(|taken| conflicts(port, taken)))
+}
+
+fn missing_resources<'a>(requested: &'a Amounts, room: &'a Room) -> impl Iterator<Item = Reason> + 'a {
+    let (has, used) = (&room.allocatable, &room.requested);
+    let is_missing =
+        |requested: i64, has: i64, used: i64| requested > 0 && requested > has.saturating_sub(used);
+    let named = [
+        ("cpu", requested.cpu, has.cpu, used.cpu),
+        ("memory", requested.memory, has.memory, used.memory),
+        ("ephemeral-storage", requested.storage, has.storage, used.storage),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(move |(name, requested, has, used)| is_missing(requested, has, used).then_some(name));
+    let others = requested.others.iter().filter_map(move |(name, amount)| {
+        let of = |amounts: &Amounts| amounts.others.get(name).copied().unwrap_or(0);
+        is_missing(*amount, of(has), of(used)).then_some(name.as_str())
+    });
+    let pods = (room.pods + 1 > room.max_pods).then_some(Reason::TooManyPods);
+    pods.into_iter().chain(named.chain(others).map(|name| Reason::Insufficient(name.to_owned())))
 }

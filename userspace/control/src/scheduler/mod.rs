@@ -7,9 +7,11 @@
 //! the decision on, while the binding is in flight.
 
 mod affinity;
+mod budgets;
 mod classes;
 mod core;
 mod decide;
+mod dry_run;
 mod filter;
 mod name;
 mod perform;
@@ -18,11 +20,13 @@ mod preempt;
 mod properties;
 mod queue;
 mod reason;
+mod room;
 mod score;
 mod snapshot;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod topology;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;

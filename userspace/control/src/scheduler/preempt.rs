@@ -4,25 +4,23 @@
 //! lowest sum of priorities, fewest victims, and the latest start of the victims with the highest priority.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::affinity::Affinities;
-use super::decide::{fits, tally};
-use super::filter::{self, Requirements, admits_statically};
+use super::budgets::Budgets;
+use super::decide::tally;
+use super::dry_run::{ClusterDryRun, MinimalSet, NodeDryRun, minimal_set};
+use super::filter::{Requirements, admits_statically};
 use super::snapshot::{NodeInfo, PlacedPod, Snapshot, priority};
-use crate::cache::Key;
 use crate::controllers::pods::condition;
 use crate::meta;
 
 pub(super) const TARGET_REASON: &str = "PreemptionByScheduler";
-
-pub(super) type Budgets = BTreeMap<Key, Arc<PodDisruptionBudget>>;
 
 /// The pods to remove from a node.
 #[derive(Clone, Debug)]
@@ -53,8 +51,10 @@ impl fmt::Display for NoPlan {
 const MIN_CANDIDATE_NODES: usize = 100;
 
 const NO_HELP: &str = "Preemption is not helpful for scheduling";
+const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
-type NodeRank = (usize, i32, i64, usize, Reverse<Timestamp>);
+/// The least is the best.
+type Rank = (usize, i32, i64, usize, Reverse<Timestamp>);
 
 pub(super) fn plan(
     snapshot: &mut Snapshot,
@@ -69,29 +69,79 @@ pub(super) fn plan(
     if snapshot.nomination(pod).is_some_and(|node| has_terminating_victims(snapshot, pod, node)) {
         return Err(NoPlan::InProgress);
     }
-    let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();
-    let (mut reasons, mut found) = (BTreeMap::<&str, usize>::new(), Vec::new());
     let Ok(requirements) = Requirements::of(snapshot, pod, spec) else {
-        return Err(NoPlan::Useless(tally(names.len(), &BTreeMap::from([(NO_HELP, names.len())]))));
+        let nodes = snapshot.known().count();
+        return Err(NoPlan::Useless(tally(nodes, &BTreeMap::from([(NO_HELP, nodes)]))));
     };
-    let limit = (names.len() / 10).max(MIN_CANDIDATE_NODES);
-    let start = usize::try_from(seed).unwrap_or(0) % names.len().max(1);
-    // Otherwise other nodes do not matter, and a copy of the one node is enough.
+    // Otherwise other nodes do not matter, and a copy of the one node's room is enough.
     let depends_on_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
         || !requirements.volumes.exclusive.is_empty()
         || !Affinities::new(snapshot, pod, spec).allows_everything();
-    for name in names.iter().cycle().skip(start).take(names.len()) {
-        match victims(snapshot, &requirements, name, budgets, depends_on_pods) {
-            Ok((violations, victims)) => found.push((rank(violations, &victims), name, victims)),
-            Err(reason) => *reasons.entry(reason).or_default() += 1,
+    match depends_on_pods {
+        true => {
+            let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();
+            let search = Search::new(names.len());
+            search.run(&names, seed, |name| in_cluster(snapshot, &requirements, name, budgets))
         }
-        if found.len() >= limit {
-            break;
+        false => {
+            let nodes: Vec<_> = snapshot.known().collect();
+            let search = Search::new(nodes.len());
+            search.run(&nodes, seed, |node| on_node(snapshot, &requirements, *node, budgets))
         }
     }
-    let best = found.into_iter().min_by(|a, b| a.0.cmp(&b.0));
-    best.map(|(_, name, victims)| Plan { node: name.clone(), victims })
-        .ok_or_else(|| NoPlan::Useless(tally(names.len(), &reasons)))
+}
+
+/// A node's pods to remove.
+struct Candidate<V> {
+    rank: Rank,
+    node: Arc<str>,
+    victims: V,
+}
+
+/// Compares nodes until enough were found.
+struct Search {
+    nodes: usize,
+    /// How many nodes are compared.
+    limit: usize,
+    found: usize,
+    best: Option<(Rank, Plan)>,
+    reasons: BTreeMap<&'static str, usize>,
+}
+
+impl Search {
+    fn new(nodes: usize) -> Search {
+        let limit = (nodes / 10).max(MIN_CANDIDATE_NODES);
+        Search { nodes, limit, found: 0, best: None, reasons: BTreeMap::new() }
+    }
+
+    /// `seed` selects the first node.
+    fn run<N, V: IntoIterator<Item = Arc<Pod>>>(
+        mut self,
+        nodes: &[N],
+        seed: u64,
+        mut victims_of: impl FnMut(&N) -> Result<Candidate<V>, &'static str>,
+    ) -> Result<Plan, NoPlan> {
+        let start = usize::try_from(seed).unwrap_or(0) % nodes.len().max(1);
+        let (before, from) = nodes.split_at(start);
+        for node in from.iter().chain(before) {
+            match victims_of(node) {
+                Ok(candidate) => self.offer(candidate),
+                Err(reason) => *self.reasons.entry(reason).or_default() += 1,
+            }
+            if self.found >= self.limit {
+                break;
+            }
+        }
+        self.best.map(|(_, plan)| plan).ok_or_else(|| NoPlan::Useless(tally(self.nodes, &self.reasons)))
+    }
+
+    fn offer<V: IntoIterator<Item = Arc<Pod>>>(&mut self, candidate: Candidate<V>) {
+        self.found += 1;
+        let Candidate { rank, node, victims } = candidate;
+        if self.best.as_ref().is_none_or(|(best, _)| rank < *best) {
+            self.best = Some((rank, Plan { node, victims: victims.into_iter().collect() }));
+        }
+    }
 }
 
 /// Whether victims of an earlier plan for this pod are still terminating.
@@ -105,203 +155,75 @@ fn has_terminating_victims(snapshot: &Snapshot, pod: &Pod, node: &str) -> bool {
     })
 }
 
-/// A dry run: pods are removed from a node and put back.
-trait DryRun {
-    fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod>;
-    fn put_back(&mut self, key: Key, placed: PlacedPod);
-    fn fits(&self) -> bool;
-}
-
-/// In the snapshot itself, for pods whose placement depends on pods of other nodes. Removed pods must be put back.
-struct ClusterDryRun<'a> {
-    snapshot: &'a mut Snapshot,
-    requirements: &'a Requirements<'a>,
-    name: &'a Arc<str>,
-}
-
-impl DryRun for ClusterDryRun<'_> {
-    fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod> {
-        self.snapshot.remove_pod(key)
-    }
-
-    fn put_back(&mut self, key: Key, placed: PlacedPod) {
-        self.snapshot.put_back(key, placed, self.name.clone());
-    }
-
-    fn fits(&self) -> bool {
-        fits(self.snapshot, self.requirements, self.name)
-    }
-}
-
-/// On a copy of one node, for pods whose placement depends only on that node.
-struct NodeDryRun<'a> {
+/// The pods to remove from a node, of which nothing but its room matters.
+fn on_node<'a>(
     snapshot: &'a Snapshot,
     requirements: &'a Requirements<'a>,
-    name: &'a Arc<str>,
-    info: NodeInfo,
-    node: &'a Node,
+    (name, info, node): (&Arc<str>, &'a NodeInfo, &Arc<Node>),
+    budgets: &Budgets,
+) -> Result<Candidate<impl Iterator<Item = Arc<Pod>> + use<'a>>, &'static str> {
+    may_help(requirements, info, node)?;
+    let lower = lower(info, priority(requirements.pod));
+    let mut run = NodeDryRun::new(snapshot, requirements, (name, &info.room));
+    let set = minimal_set(&mut run, &lower, budgets).filter(is_useful).ok_or(NO_VICTIMS)?;
+    let rank = rank(&set, |at| lower.get(at).copied());
+    let victims = set.victims.into_iter().filter_map(move |at| Some(lower.get(at)?.pod.clone()));
+    Ok(Candidate { rank, node: name.clone(), victims })
 }
 
-impl DryRun for NodeDryRun<'_> {
-    fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod> {
-        self.info.remove(key)
-    }
-
-    fn put_back(&mut self, key: Key, placed: PlacedPod) {
-        self.info.insert(key, placed);
-    }
-
-    fn fits(&self) -> bool {
-        let fuller = self.snapshot.with_nominated(self.name, &self.info, self.requirements.pod);
-        filter::check(self.requirements, fuller.as_ref().unwrap_or(&self.info), self.node).is_ok()
-    }
-}
-
-/// A minimal set of pods to remove from the node, and how many of them violate a budget.
-fn victims(
+/// The pods to remove from a node so that a pod fits whose placement depends on pods of other nodes too.
+fn in_cluster(
     snapshot: &mut Snapshot,
     requirements: &Requirements<'_>,
     name: &Arc<str>,
     budgets: &Budgets,
-    depends_on_pods: bool,
-) -> Result<(usize, Vec<Arc<Pod>>), &'static str> {
-    const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+) -> Result<Candidate<Vec<Arc<Pod>>>, &'static str> {
     let Some((info, node)) = snapshot.known_node(name) else { return Err(NO_HELP) };
-    if admits_statically(requirements, node).is_err()
-        || !fits_empty_node(requirements, info)
-        || !requirements.volumes.check(node).is_empty()
-    {
-        return Err(NO_HELP);
-    }
-    if !info.has_lower_priority(priority(requirements.pod)) {
-        return Err(NO_VICTIMS);
-    }
-    let has_lower_priority = |other: &&Arc<Pod>| priority(other) < priority(requirements.pod);
-    let mut lower: Vec<Arc<Pod>> =
-        info.pods.values().map(|placed| &placed.pod).filter(has_lower_priority).cloned().collect();
-    // Pods of higher priority and older ones are kept first.
-    lower.sort_by_key(|pod| (Reverse(priority(pod)), started(pod)));
-    let minimal = if depends_on_pods {
-        minimal_set(&mut ClusterDryRun { snapshot, requirements, name }, &lower, budgets)
-    } else {
-        minimal_set(
-            &mut NodeDryRun { snapshot, requirements, name, info: info.clone(), node },
-            &lower,
-            budgets,
-        )
-    };
-    // Without victims the pod fits by now: a change since its attempt has made room, and its next attempt uses it.
-    minimal.filter(|(_, victims)| !victims.is_empty()).ok_or(NO_VICTIMS)
+    may_help(requirements, info, node)?;
+    let lower: Vec<PlacedPod> = lower(info, priority(requirements.pod)).into_iter().cloned().collect();
+    let set = minimal_set(&mut ClusterDryRun::new(snapshot, requirements, name), &lower, budgets);
+    let set = set.filter(is_useful).ok_or(NO_VICTIMS)?;
+    let rank = rank(&set, |at| lower.get(at));
+    let victims = set.victims.iter().filter_map(|at| Some(lower.get(*at)?.pod.clone())).collect();
+    Ok(Candidate { rank, node: name.clone(), victims })
 }
 
-/// Which of the pods of lower priority to remove; afterwards the state is as before. `None` if not even all suffice.
-fn minimal_set(
-    run: &mut impl DryRun,
-    lower: &[Arc<Pod>],
-    budgets: &Budgets,
-) -> Option<(usize, Vec<Arc<Pod>>)> {
-    let mut without = WithoutPods { run, removed: HashMap::new() };
-    for pod in lower {
-        without.remove(Key::of(&pod.metadata));
-    }
-    if !without.run.fits() {
-        return None;
-    }
-    let (violating, others) = split_by_budget(lower, budgets);
-    let mut victims = |pods: Vec<Arc<Pod>>| -> Vec<Arc<Pod>> {
-        pods.into_iter().filter(|pod| !without.can_stay(Key::of(&pod.metadata))).collect()
-    };
-    let (violating, others) = (victims(violating), victims(others));
-    let count = violating.len();
-    Some((count, violating.into_iter().chain(others).collect()))
+/// Pods of lower priority. Those of higher priority and older ones are kept first.
+fn lower(info: &NodeInfo, than: i32) -> Vec<&PlacedPod> {
+    let mut lower: Vec<&PlacedPod> = info.pods.values().filter(|other| other.priority < than).collect();
+    lower.sort_by_key(|placed| (Reverse(placed.priority), placed.started));
+    lower
 }
 
-/// Puts the removed pods back when it is dropped, also after a panic.
-struct WithoutPods<'r, R: DryRun> {
-    run: &'r mut R,
-    /// With their computed values, so that putting them back is cheap.
-    removed: HashMap<Key, PlacedPod>,
+/// Without victims the pod fits by now: a change since its attempt has made room, and its next attempt uses it.
+fn is_useful(set: &MinimalSet) -> bool {
+    !set.victims.is_empty()
 }
 
-impl<R: DryRun> WithoutPods<'_, R> {
-    fn remove(&mut self, key: Key) {
-        self.removed.extend(self.run.remove_pod(&key).map(|placed| (key, placed)));
-    }
-
-    /// Puts the pod back if the incoming pod still fits then.
-    fn can_stay(&mut self, key: Key) -> bool {
-        let Some(placed) = self.removed.remove(&key) else { return true };
-        self.run.put_back(key.clone(), placed);
-        let fits = self.run.fits();
-        if !fits {
-            self.remove(key);
-        }
-        fits
-    }
-}
-
-impl<R: DryRun> Drop for WithoutPods<'_, R> {
-    fn drop(&mut self) {
-        for (key, placed) in self.removed.drain() {
-            self.run.put_back(key, placed);
-        }
+/// Whether the removal of pods may help at all.
+fn may_help(requirements: &Requirements<'_>, info: &NodeInfo, node: &Node) -> Result<(), &'static str> {
+    let is_possible = fits_empty_node(requirements, info)
+        && admits_statically(requirements, node).is_ok()
+        && requirements.volumes.check(node).is_empty();
+    match (is_possible, info.has_lower_priority(priority(requirements.pod))) {
+        (false, _) => Err(NO_HELP),
+        (true, false) => Err(NO_VICTIMS),
+        (true, true) => Ok(()),
     }
 }
 
 /// Whether the pod would fit onto the node without other pods.
 fn fits_empty_node(requirements: &Requirements<'_>, info: &NodeInfo) -> bool {
-    let (requested, has) = (&requirements.requested, &info.allocatable);
+    let (requested, has) = (&requirements.demand.requested, &info.room.allocatable);
     requested.cpu <= has.cpu && requested.memory <= has.memory && requested.storage <= has.storage
 }
 
-/// Pods whose removal violates a budget, and the others, in the given order.
-fn split_by_budget(pods: &[Arc<Pod>], budgets: &Budgets) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
-    let mut allowed: BTreeMap<&Key, i32> = budgets
-        .iter()
-        .map(|(key, budget)| {
-            let left = budget.status.as_ref().and_then(|status| status.disruptions_allowed);
-            (key, left.unwrap_or(0))
-        })
-        .collect();
-    let violates = |pod: &Arc<Pod>| {
-        let mut violates = false;
-        for (key, budget) in budgets.iter().filter(|(key, budget)| covers(key, budget, pod)) {
-            let name = meta::name(&pod.metadata);
-            // The API server has already counted this disruption.
-            let disrupted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
-            if disrupted.is_some_and(|pods| pods.contains_key(name)) {
-                continue;
-            }
-            let left = allowed.entry(key).or_default();
-            *left = left.saturating_sub(1);
-            violates |= *left < 0;
-        }
-        violates
-    };
-    pods.iter().cloned().partition(violates)
-}
-
-fn covers(key: &Key, budget: &PodDisruptionBudget, pod: &Pod) -> bool {
-    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    let labels = pod.metadata.labels.as_ref();
-    *key.namespace == *meta::namespace(&pod.metadata)
-        && labels.is_some_and(|labels| !labels.is_empty())
-        && selector.is_some_and(|selector| {
-            let has_terms = selector.match_labels.as_ref().is_some_and(|l| !l.is_empty())
-                || selector.match_expressions.as_ref().is_some_and(|e| !e.is_empty());
-            has_terms && meta::selects(selector, labels)
-        })
-}
-
-fn rank(violations: usize, victims: &[Arc<Pod>]) -> NodeRank {
-    let highest = victims.iter().map(|pod| priority(pod)).max().unwrap_or(i32::MIN);
+fn rank<'p>(set: &MinimalSet, pod: impl Fn(usize) -> Option<&'p PlacedPod>) -> Rank {
+    let victims =
+        || set.victims.iter().filter_map(|at| pod(*at)).map(|placed| (placed.priority, placed.started));
+    let highest = victims().map(|(priority, _)| priority).max().unwrap_or(i32::MIN);
     // Counted from the lowest possible priority: one more victim is never better, however low its priority.
-    let sum = victims.iter().map(|pod| i64::from(priority(pod)) - i64::from(i32::MIN) + 1).sum();
-    let oldest = victims.iter().filter(|pod| priority(pod) == highest).map(|pod| started(pod)).min();
-    (violations, highest, sum, victims.len(), Reverse(oldest.unwrap_or(Timestamp::MIN)))
-}
-
-fn started(pod: &Pod) -> Timestamp {
-    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
-    started.map_or_else(|| meta::created(&pod.metadata), |time| time.0)
+    let sum = victims().map(|(priority, _)| i64::from(priority) - i64::from(i32::MIN) + 1).sum();
+    let oldest = victims().filter(|(priority, _)| *priority == highest).map(|(_, started)| started).min();
+    (set.violations, highest, sum, set.victims.len(), Reverse(oldest.unwrap_or(Timestamp::MIN)))
 }

@@ -97,8 +97,8 @@ fn resource_scores(info: &NodeInfo, weight: &Amounts) -> (f64, f64) {
     let used = |used: i64, more: i64, of: i64| {
         if of <= 0 { 1.0 } else { ((used.saturating_add(more)) as f64 / of as f64).min(1.0) }
     };
-    let cpu = used(info.weight.cpu, weight.cpu, info.allocatable.cpu);
-    let memory = used(info.weight.memory, weight.memory, info.allocatable.memory);
+    let cpu = used(info.weight.cpu, weight.cpu, info.room.allocatable.cpu);
+    let memory = used(info.weight.memory, weight.memory, info.room.allocatable.memory);
     let least_used = MAX_SCORE * (1.0 - (cpu + memory) / 2.0);
     let balance = MAX_SCORE * (1.0 - (cpu - memory).abs() / 2.0);
     (least_used, balance)

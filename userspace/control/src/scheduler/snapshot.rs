@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use skep_api::fit::{Amounts, HostPort, allocatable, host_ports, requested, weight};
+use skep_api::fit::{Amounts, allocatable, host_ports, requested, weight};
 
 use super::classes::{ClassKey, Classes};
+use super::room::{Demand, Room};
+use super::topology::Topologies;
 use super::volumes::Volumes;
 use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
@@ -16,10 +19,11 @@ use crate::meta::{self, Labels};
 #[derive(Clone, Debug)]
 pub(super) struct PlacedPod {
     pub(super) pod: Arc<Pod>,
+    pub(super) priority: i32,
+    pub(super) started: Timestamp,
+    pub(super) demand: Demand,
     class: Arc<ClassKey>,
-    requested: Amounts,
     weight: Amounts,
-    ports: Vec<HostPort>,
 }
 
 /// A node and its pods.
@@ -27,12 +31,9 @@ pub(super) struct PlacedPod {
 pub(super) struct NodeInfo {
     /// `None` if pods are bound to a node that is not known yet.
     pub(super) node: Option<Arc<Node>>,
-    pub(super) allocatable: Amounts,
-    pub(super) max_pods: i64,
+    pub(super) room: Room,
     pub(super) pods: BTreeMap<Key, PlacedPod>,
-    pub(super) requested: Amounts,
     pub(super) weight: Amounts,
-    pub(super) ports: BTreeSet<HostPort>,
     /// Number of pods of each controller, by its uid, without terminating ones.
     pub(super) owners: HashMap<String, usize>,
     /// Number of pods of each priority.
@@ -54,19 +55,33 @@ pub(super) struct Snapshot {
     /// Number of nodes with each image.
     images: HashMap<String, usize>,
     /// Pods whose victims are terminating, and their nominated nodes.
-    nominations: HashMap<Key, (Arc<Pod>, Arc<str>)>,
+    nominations: HashMap<Key, Nomination>,
     /// Their keys, by node.
     nominated: HashMap<Arc<str>, BTreeSet<Key>>,
     pub(super) volumes: Volumes,
+    pub(super) topologies: Topologies,
+}
+
+/// A node that has room reserved for a pod.
+#[derive(Clone, Debug)]
+struct Nomination {
+    node: Arc<str>,
+    priority: i32,
+    demand: Demand,
+}
+
+fn demand(pod: &Pod) -> Demand {
+    Demand { requested: requested(pod), ports: host_ports(pod) }
 }
 
 impl PlacedPod {
     fn new(pod: Arc<Pod>) -> PlacedPod {
         PlacedPod {
             class: Arc::new(ClassKey::of(&pod)),
-            requested: requested(&pod),
+            priority: priority(&pod),
+            started: started(&pod),
+            demand: demand(&pod),
             weight: weight(&pod),
-            ports: host_ports(&pod),
             pod,
         }
     }
@@ -74,30 +89,24 @@ impl PlacedPod {
 
 impl NodeInfo {
     pub(super) fn insert(&mut self, key: Key, placed: PlacedPod) {
-        self.requested.add(&placed.requested);
+        self.room.add(&placed.demand);
         self.weight.add(&placed.weight);
-        self.ports.extend(placed.ports.iter().cloned());
         if let Some(owner) = owner_of(&placed.pod) {
             *self.owners.entry(owner.to_owned()).or_default() += 1;
         }
-        *self.priorities.entry(priority(&placed.pod)).or_default() += 1;
+        *self.priorities.entry(placed.priority).or_default() += 1;
         self.pods.insert(key, placed);
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<PlacedPod> {
         let placed = self.pods.remove(key)?;
-        self.requested.subtract(&placed.requested);
+        self.room.subtract(&placed.demand);
         self.weight.subtract(&placed.weight);
-        if !placed.ports.is_empty() {
-            // Two running pods never hold the same port, but a finished and a new one may.
-            self.ports = self.pods.values().flat_map(|placed| placed.ports.iter().cloned()).collect();
-        }
         decrement(&mut self.owners, owner_of(&placed.pod).unwrap_or_default());
-        let priority = priority(&placed.pod);
-        if let Some(count) = self.priorities.get_mut(&priority) {
+        if let Some(count) = self.priorities.get_mut(&placed.priority) {
             *count -= 1;
             if *count == 0 {
-                self.priorities.remove(&priority);
+                self.priorities.remove(&placed.priority);
             }
         }
         Some(placed)
@@ -136,7 +145,11 @@ impl Snapshot {
 
     fn put_node(&mut self, node: Arc<Node>) {
         let info = self.nodes.entry(meta::name(&node.metadata).into()).or_default();
-        (info.allocatable, info.max_pods) = allocatable(&node);
+        let is_like = |old: &Arc<Node>| old.spec == node.spec && old.metadata.labels == node.metadata.labels;
+        if !info.node.as_ref().is_some_and(is_like) {
+            self.topologies.forget();
+        }
+        (info.room.allocatable, info.room.max_pods) = allocatable(&node);
         let images = |node: &Node| node.status.as_ref().and_then(|status| status.images.clone());
         if info.node.as_ref().is_none_or(|old| images(old) != images(&node)) {
             let present = images_of(&node);
@@ -152,6 +165,7 @@ impl Snapshot {
         for key in self.nominated.remove(name).into_iter().flatten() {
             self.nominations.remove(&key);
         }
+        self.topologies.forget();
         if let Some(info) = self.nodes.get_mut(name) {
             info.node = None;
             remove_images(&mut self.images, &std::mem::take(&mut info.images));
@@ -247,12 +261,13 @@ impl Snapshot {
         let key = Key::of(&pod.metadata);
         self.withdraw(&key);
         self.nominated.entry(node.clone()).or_default().insert(key.clone());
-        self.nominations.insert(key, (pod.clone(), node.clone()));
+        let nomination = Nomination { node: node.clone(), priority: priority(pod), demand: demand(pod) };
+        self.nominations.insert(key, nomination);
     }
 
     /// Ends the reservation for a pod; whether there was one.
     pub(super) fn withdraw(&mut self, key: &Key) -> bool {
-        let Some((_, node)) = self.nominations.remove(key) else { return false };
+        let Some(Nomination { node, .. }) = self.nominations.remove(key) else { return false };
         if let Some(keys) = self.nominated.get_mut(&node) {
             keys.remove(key);
             if keys.is_empty() {
@@ -266,20 +281,19 @@ impl Snapshot {
         if self.nominations.is_empty() {
             return None;
         }
-        self.nominations.get(&Key::of(&pod.metadata)).map(|(_, node)| node)
+        self.nominations.get(&Key::of(&pod.metadata)).map(|nomination| &nomination.node)
     }
 
-    /// The node with the nominated pods that have at least the priority of this pod; `None` if there are none.
-    pub(super) fn with_nominated(&self, name: &str, info: &NodeInfo, pod: &Pod) -> Option<NodeInfo> {
+    /// The room less that of nominated pods that have at least the priority of this pod; `None` if there are none.
+    pub(super) fn with_nominated(&self, name: &str, room: &Room, pod: &Pod) -> Option<Room> {
         let keys = self.nominated.get(name)?;
         let own = Key::of(&pod.metadata);
         let own_priority = priority(pod);
         let others = keys.iter().filter(|key| **key != own && !self.node_of.contains_key(*key));
-        let others = others.filter_map(|key| Some((key, self.nominations.get(key)?)));
+        let others = others.filter_map(|key| self.nominations.get(key));
         let mut fuller = None;
-        for (key, (pod, _)) in others.filter(|(_, (other, _))| priority(other) >= own_priority) {
-            let fuller = fuller.get_or_insert_with(|| info.clone());
-            fuller.insert(key.clone(), PlacedPod::new(pod.clone()));
+        for other in others.filter(|other| other.priority >= own_priority) {
+            fuller.get_or_insert_with(|| room.clone()).add(&other.demand);
         }
         fuller
     }
@@ -333,6 +347,11 @@ fn decrement(counts: &mut HashMap<String, usize>, of: &str) {
 
 pub(super) fn priority(pod: &Pod) -> i32 {
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+fn started(pod: &Pod) -> Timestamp {
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    started.map_or_else(|| meta::created(&pod.metadata), |time| time.0)
 }
 
 /// The uid of the controller whose pods are spread. A terminating pod does not count: its successor may go to its node.

@@ -1,7 +1,8 @@
 //! Spreads pods over topology domains: by a pod's constraints, and without them the pods of a controller over nodes and
 //! zones. PURE.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, TopologySpreadConstraint};
 use skep_api::fit::{admits, tolerated};
@@ -9,6 +10,7 @@ use skep_api::fit::{admits, tolerated};
 use super::affinity::has_same_values;
 use super::reason::Reason;
 use super::snapshot::{NodeInfo, Snapshot};
+use super::topology::{CountedNodes, Domains};
 use crate::meta;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -16,11 +18,25 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The selected pods in each domain of one constraint.
 struct DomainCounts<'a> {
     constraint: &'a TopologySpreadConstraint,
-    domains: HashMap<&'a str, i64>,
+    domains: Arc<Domains>,
+    /// By number of the domain.
+    counts: Vec<i64>,
     /// The minimum over all domains; 0 while there are fewer domains than `minDomains`.
     minimum: i64,
     /// 1 if the constraint selects the pod itself, else 0.
     own: i64,
+}
+
+impl DomainCounts<'_> {
+    /// The domain's count; `None` for a value that is no domain.
+    fn of(&self, value: &str) -> Option<i64> {
+        self.counts.get(self.domains.number(value)?).copied()
+    }
+
+    /// How much one pod in a domain weighs. Topologies with few domains weigh less: their domains have many pods in any case.
+    fn weight(&self) -> f64 {
+        (self.domains.len() as f64 + 2.0).ln()
+    }
 }
 
 /// The constraints of one pod, with counts.
@@ -56,7 +72,7 @@ impl<'a> Spread<'a> {
             let Some(value) = meta::label(&node.metadata, &counts.constraint.topology_key) else {
                 return Err(Reason::SpreadLabel);
             };
-            let here = counts.domains.get(value).copied().unwrap_or(0);
+            let here = counts.of(value).unwrap_or(0);
             if here + counts.own - counts.minimum > i64::from(counts.constraint.max_skew) {
                 return Err(Reason::Spread);
             }
@@ -69,11 +85,9 @@ impl<'a> Spread<'a> {
         let mut crowding = 0.0;
         for counts in &self.soft {
             let value = meta::label(&node.metadata, &counts.constraint.topology_key);
-            let here = value.and_then(|value| counts.domains.get(value)).copied();
             // A node outside of every domain counts as the most crowded.
-            let here = here.unwrap_or_else(|| counts.domains.values().sum());
-            // Topologies with few domains weigh less: their domains have many pods in any case.
-            crowding += here as f64 * (counts.domains.len() as f64 + 2.0).ln();
+            let here = value.and_then(|value| counts.of(value)).unwrap_or_else(|| counts.counts.iter().sum());
+            crowding += here as f64 * counts.weight();
         }
         if let Some(owner) = self.owner {
             let zone = meta::label(&node.metadata, ZONE).and_then(|zone| self.zones.get(zone));
@@ -112,18 +126,39 @@ fn counted<'a>(
             && (!by_taints || tolerated(tolerations, node, &["NoSchedule", "NoExecute"]));
         counts.then_some(value)
     };
-    let mut domains: HashMap<&'a str, i64> =
-        snapshot.known().filter_map(|(.., node)| Some((domain(node)?, 0))).collect();
+    let counted = CountedNodes {
+        key: constraint.topology_key.clone(),
+        labels: all.iter().map(|c| &c.topology_key).collect::<BTreeSet<_>>().into_iter().cloned().collect(),
+        affinity: by_affinity.then(|| node_affinity(pod, spec)),
+        tolerations: by_taints.then(|| json(pod, &tolerations)),
+    };
+    let domains = snapshot
+        .topologies
+        .domains(counted, || Domains::of(snapshot.known().filter_map(|(.., node)| domain(node))));
+    let mut counts = vec![0; domains.len()];
     let alike = snapshot.classes.within(Some(meta::namespace(&pod.metadata)));
     for class in alike.filter(|class| selects(&class.sample)) {
         for (name, count) in &class.nodes {
             let value = snapshot.known_node(name).and_then(|(_, node)| domain(node));
-            if let Some(here) = value.and_then(|value| domains.get_mut(value)) {
+            let number = value.and_then(|value| domains.number(value));
+            if let Some(here) = number.and_then(|number| counts.get_mut(number)) {
                 *here += count.staying as i64;
             }
         }
     }
     let wanted = usize::try_from(constraint.min_domains.unwrap_or(1)).unwrap_or(1);
-    let minimum = if domains.len() < wanted { 0 } else { domains.values().copied().min().unwrap_or(0) };
-    DomainCounts { constraint, domains, minimum, own: i64::from(selects(pod)) }
+    let minimum = if domains.len() < wanted { 0 } else { counts.iter().copied().min().unwrap_or(0) };
+    DomainCounts { constraint, domains, counts, minimum, own: i64::from(selects(pod)) }
+}
+
+/// What of a pod selects nodes.
+fn node_affinity(pod: &Pod, spec: &PodSpec) -> String {
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    json(pod, &(&spec.node_selector, required))
+}
+
+/// Without JSON the pod shares its domains with no other.
+fn json(pod: &Pod, value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| meta::uid(&pod.metadata).to_owned())
 }
