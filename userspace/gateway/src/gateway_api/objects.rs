@@ -1,6 +1,6 @@
 //! The objects of the group, as they are now, and what else routing depends on. PURE.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::kinds::{
     ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
 };
 use super::published::Published;
-use crate::counters::RouteCounters;
+use super::routing::RouteKey;
 use crate::ingress::states::key_of;
 
 /// The `spec.controllerName` of the classes that the gateway serves.
@@ -40,8 +40,9 @@ pub struct Objects {
     pub(super) published: BTreeMap<Key, Published>,
     /// LoadBalancerPools, which give Services addresses.
     pub(super) pools: BTreeMap<Key, Arc<LoadBalancerPool>>,
-    pub(super) counters: BTreeMap<Box<str>, Arc<RouteCounters>>,
-    /// Rises with each change that routing depends on.
+    /// Routes of HTTP and of gRPC that changed, by kind and key.
+    changed: BTreeSet<RouteKey>,
+    /// Rises with each other change that routing depends on.
     revision: u64,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct NodeFacts {
 }
 
 macro_rules! objects {
-    ($($kind:ty: $field:ident, $apply:ident, $delete:ident, $keep:ident;)+) => {$(
+    ($($kind:ty: $field:ident, $apply:ident, $delete:ident, $keep:ident, $change:expr;)+) => {$(
         pub fn $apply(&mut self, object: &$kind) {
             let key = key_of(&object.metadata);
             let old = self.$field.get(&key);
@@ -66,37 +67,50 @@ macro_rules! objects {
                     && old.metadata.labels == object.metadata.labels
             };
             if !old.is_some_and(is_same) {
-                self.revision += 1;
+                $change(self, &key);
             }
             self.$field.insert(key, Arc::new(object.clone()));
         }
 
         pub fn $delete(&mut self, key: &str) {
-            if self.$field.remove(key).is_some() {
-                self.revision += 1;
+            if let Some((key, _)) = self.$field.remove_entry(key) {
+                $change(self, &key);
             }
         }
 
         pub fn $keep(&mut self, listed: &HashSet<Arc<str>>) {
-            self.$field.retain(|key, _| listed.contains(key));
-            self.revision += 1;
+            let gone: Vec<_> = self.$field.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+            gone.iter().for_each(|key| self.$delete(key));
         }
     )+};
 }
 
+/// A change of an object on which more than itself depends.
+fn all(objects: &mut Objects, _: &Key) {
+    objects.touch();
+}
+
+fn http(objects: &mut Objects, key: &Key) {
+    objects.changed.insert(("HTTPRoute", key.clone()));
+}
+
+fn grpc(objects: &mut Objects, key: &Key) {
+    objects.changed.insert(("GRPCRoute", key.clone()));
+}
+
 impl Objects {
     objects! {
-        GatewayClass: classes, apply_class, delete_class, keep_classes;
-        Gateway: gateways, apply_gateway, delete_gateway, keep_gateways;
-        ListenerSet: listener_sets, apply_listener_set, delete_listener_set, keep_listener_sets;
-        HttpRoute: http_routes, apply_http_route, delete_http_route, keep_http_routes;
-        GrpcRoute: grpc_routes, apply_grpc_route, delete_grpc_route, keep_grpc_routes;
-        TlsRoute: tls_routes, apply_tls_route, delete_tls_route, keep_tls_routes;
-        TcpRoute: tcp_routes, apply_tcp_route, delete_tcp_route, keep_tcp_routes;
-        UdpRoute: udp_routes, apply_udp_route, delete_udp_route, keep_udp_routes;
-        ReferenceGrant: grants, apply_grant, delete_grant, keep_grants;
-        BackendTlsPolicy: policies, apply_policy, delete_policy, keep_policies;
-        LoadBalancerPool: pools, apply_pool, delete_pool, keep_pools;
+        GatewayClass: classes, apply_class, delete_class, keep_classes, all;
+        Gateway: gateways, apply_gateway, delete_gateway, keep_gateways, all;
+        ListenerSet: listener_sets, apply_listener_set, delete_listener_set, keep_listener_sets, all;
+        HttpRoute: http_routes, apply_http_route, delete_http_route, keep_http_routes, http;
+        GrpcRoute: grpc_routes, apply_grpc_route, delete_grpc_route, keep_grpc_routes, grpc;
+        TlsRoute: tls_routes, apply_tls_route, delete_tls_route, keep_tls_routes, all;
+        TcpRoute: tcp_routes, apply_tcp_route, delete_tcp_route, keep_tcp_routes, all;
+        UdpRoute: udp_routes, apply_udp_route, delete_udp_route, keep_udp_routes, all;
+        ReferenceGrant: grants, apply_grant, delete_grant, keep_grants, all;
+        BackendTlsPolicy: policies, apply_policy, delete_policy, keep_policies, all;
+        LoadBalancerPool: pools, apply_pool, delete_pool, keep_pools, all;
     }
 
     pub fn apply_namespace(&mut self, namespace: &Namespace) {
@@ -167,11 +181,9 @@ impl Objects {
         self.revision += 1;
     }
 
-    pub(super) fn counters_of(&self, name: String) -> Arc<RouteCounters> {
-        match self.counters.get(name.as_str()) {
-            Some(counters) => counters.clone(),
-            None => Arc::new(RouteCounters::new(name)),
-        }
+    /// Routes of HTTP and of gRPC that changed since the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<RouteKey> {
+        std::mem::take(&mut self.changed)
     }
 }
 

@@ -23,7 +23,7 @@ impl Objects {
                 .filter(|target| target.group.is_empty() && target.kind == "Service")
                 .map(|target| format!("{}/{}", namespace_of(key), target.name).into())
                 .collect();
-            let routes = routing.routes.iter().filter(|route| !route.services.is_disjoint(&targets));
+            let routes = routing.routes.values().filter(|route| !route.services.is_disjoint(&targets));
             let attachments = routes.flat_map(|route| &route.parents).flat_map(|parent| &parent.attachments);
             let gateways: BTreeSet<usize> = attachments.map(|attachment| attachment.gateway).collect();
             let old = &policy.status;

@@ -3,36 +3,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::attached::{Attached, Made, Place};
 use super::backends::{Backends, Resolver};
 use super::conditions::Fault;
-use super::http_rules::HostlessRule;
-use super::kinds::{BackendRef, StreamRule};
+use super::kinds::{BackendRef, GrpcRoute, HttpRoute, StreamRule};
 use super::listeners::{GatewayListeners, age};
 use super::objects::{Key, Objects};
 use super::parents::{ParentVerdict, RouteHead};
 use super::{grpc, http_rules};
-use crate::config::{Listener, Part, Route, StreamRoute, TlsAction, TlsServer};
+use crate::config::{Listener, Part, StreamRoute, TlsAction, TlsServer};
 use crate::counters::RouteCounters;
 use crate::ingress::states::{SecretStates, ServiceStates};
-use crate::routing::{HostPattern, HostTable, RouteTable, Rule};
+use crate::routing::{HostPattern, HostTable};
 
-/// What is made of the objects, but for addresses of endpoints.
+/// Backends that may be added before all is compiled again: those that no route leads to any more are found then.
+const MAX_ADDED_BACKENDS: usize = 1_024;
+
+/// What is made of the objects, but for addresses of endpoints. Routes of HTTP and of gRPC that change are made again alone.
 #[derive(Default)]
 pub(crate) struct Routing {
     pub(super) gateways: Vec<GatewayListeners>,
-    pub(super) routes: Vec<RouteResult>,
+    pub(super) routes: BTreeMap<RouteKey, RouteResult>,
+    attached: Attached,
     /// By Gateway and port of its clients. The node's port is not known here.
     pub(crate) ports: BTreeMap<(Key, u16), Listener>,
     /// Ports whose packets go straight to endpoints: Gateway, port, protocol, and the backends.
     pub(super) direct: Vec<(Key, u16, &'static str, Vec<DirectPart>)>,
     pub(crate) backends: Backends,
-    pub(crate) counters: Vec<Arc<RouteCounters>>,
+    /// Backends when all was compiled.
+    compiled_backends: usize,
 }
 
-/// What is said of a route in its status.
+/// Kind and key.
+pub(super) type RouteKey = (&'static str, Key);
+
+/// What is made of a route, and what is said of it in its status.
 pub(super) struct RouteResult {
     pub(super) kind: &'static str,
     pub(super) key: Key,
+    pub(super) created: i64,
     pub(super) parents: Vec<ParentVerdict>,
     /// Services that it leads to.
     pub(super) services: BTreeSet<Key>,
@@ -40,6 +49,8 @@ pub(super) struct RouteResult {
     pub(super) note: &'static str,
     pub(super) accepted: Result<(), Fault>,
     pub(super) resolved: Result<(), Fault>,
+    pub(super) made: Made,
+    counters: Arc<RouteCounters>,
 }
 
 /// A route of any kind, before its rules are read.
@@ -68,49 +79,76 @@ struct Candidate<'a> {
     rules: Rules<'a>,
 }
 
-type HostStreams = Vec<(HostPattern, Arc<StreamRoute>)>;
-
-/// By index of Gateway and listener.
-#[derive(Default)]
-struct Attached {
-    rules: BTreeMap<(usize, usize), Vec<Rule<Arc<Route>>>>,
-    streams: BTreeMap<(usize, usize), HostStreams>,
-}
-
 impl Routing {
-    /// `first`: the first index of a backend.
+    /// `first`: the first index of a backend. `old`: what was made before; counters go on.
     pub(crate) fn compile(
         objects: &mut Objects,
         services: &ServiceStates,
         secrets: &SecretStates,
         first: usize,
+        old: Option<Routing>,
     ) -> Routing {
-        let backends = Backends::new(first);
-        let gateways = objects.listeners(secrets);
+        objects.take_changed();
+        let known = old.map(|old| old.routes).unwrap_or_default();
+        let (gateways, backends) = (objects.listeners(secrets), Backends::new(first));
         let mut routing = Routing { gateways, backends, ..Routing::default() };
-        let mut attached = Attached::default();
+        let mut places = BTreeSet::new();
         for candidate in objects.candidates() {
-            routing.add(objects, services, &candidate, &mut attached);
+            let key = (candidate.head.kind, candidate.head.key.clone());
+            let counters = known.get(&key).map(|known| known.counters.clone());
+            routing.add(objects, services, &candidate, counters, &mut places);
         }
-        objects.counters =
-            routing.counters.iter().map(|counters| (counters.name.clone(), counters.clone())).collect();
-        routing.open(attached);
+        places.iter().for_each(|(place, host)| routing.attached.link(*place, host, &routing.routes));
+        routing.compiled_backends = routing.backends.all.len();
+        routing.open();
         routing
     }
 
+    /// Whether [`Routing::update`] is enough while nothing but routes changes.
+    pub(crate) fn can_update(&self) -> bool {
+        self.backends.all.len() <= self.compiled_backends + MAX_ADDED_BACKENDS
+    }
+
+    /// Makes the routes that changed.
+    pub(crate) fn update(&mut self, objects: &mut Objects, services: &ServiceStates) {
+        let changed = objects.take_changed();
+        if changed.is_empty() {
+            return;
+        }
+        let mut places = BTreeSet::new();
+        for key in changed {
+            let old = self.routes.remove(&key);
+            if let Some(old) = &old {
+                self.attached.detach(old, &mut self.gateways, &mut places);
+            }
+            if let Some(candidate) = objects.candidate(&key) {
+                self.add(objects, services, &candidate, old.map(|old| old.counters), &mut places);
+            }
+        }
+        places.iter().for_each(|(place, host)| self.attached.link(*place, host, &self.routes));
+        self.open();
+    }
+
+    pub(crate) fn counters(&self) -> impl Iterator<Item = &Arc<RouteCounters>> {
+        self.routes.values().map(|route| &route.counters)
+    }
+
+    /// `places`: where it is attached is added.
     fn add(
         &mut self,
         objects: &Objects,
         services: &ServiceStates,
         candidate: &Candidate<'_>,
-        attached: &mut Attached,
+        counters: Option<Arc<RouteCounters>>,
+        places: &mut BTreeSet<(Place, HostPattern)>,
     ) {
         let RouteHead { key, kind, .. } = candidate.head;
         let parents = objects.attach(&candidate.head, &self.gateways);
         if parents.is_empty() {
             return;
         }
-        let counters = objects.counters_of(format!("{}/{key}", kind.to_ascii_lowercase()));
+        let new = || Arc::new(RouteCounters::new(format!("{}/{key}", kind.to_ascii_lowercase())));
+        let counters = counters.unwrap_or_else(new);
         let mut resolver = Resolver {
             objects,
             services,
@@ -121,33 +159,36 @@ impl Routing {
             verdict: Ok(()),
             reached: BTreeSet::new(),
         };
-        let compiled = match candidate.rules {
-            Rules::Http(rules) => http_rules::compile(rules, &counters, &mut resolver).map(Compiled::Rules),
-            Rules::Grpc(rules) => grpc::compile(rules, &counters, &mut resolver).map(Compiled::Rules),
-            Rules::Stream(rules) => Ok(Compiled::Stream(stream(rules, &counters, &mut resolver))),
+        let made = match candidate.rules {
+            Rules::Http(rules) => http_rules::compile(rules, &counters, &mut resolver).map(Made::Rules),
+            Rules::Grpc(rules) => grpc::compile(rules, &counters, &mut resolver).map(Made::Rules),
+            Rules::Stream(rules) => Ok(Made::Stream(stream(rules, &counters, &mut resolver))),
         };
         let (resolved, services) = (resolver.verdict, resolver.reached);
-        self.counters.push(counters);
-        let accepted = match compiled {
-            Ok(compiled) => {
-                attach(&compiled, &parents, &mut self.gateways, attached);
-                Ok(())
-            }
-            Err(fault) => Err(fault),
+        let (made, accepted) = match made {
+            Ok(made) => (made, Ok(())),
+            Err(fault) => (Made::Nothing, Err(fault)),
         };
-        self.routes.push(RouteResult {
+        let route = RouteResult {
             kind,
             key: key.clone(),
+            created: candidate.created,
             parents,
             services,
             note: candidate.rules.note(),
             accepted,
             resolved,
-        });
+            made,
+            counters,
+        };
+        self.attached.attach(&route, &mut self.gateways, places);
+        self.routes.insert((kind, key.clone()), route);
     }
 
     /// The ports of listeners that are in force, with what is attached to them.
-    fn open(&mut self, mut attached: Attached) {
+    fn open(&mut self) {
+        self.ports.clear();
+        self.direct.clear();
         let mut hosts: BTreeMap<(Key, u16), HostTable<_>> = BTreeMap::new();
         let mut tls: BTreeMap<(Key, u16), HostTable<Arc<TlsServer>>> = BTreeMap::new();
         let mut streams: BTreeMap<(Key, u16), Arc<StreamRoute>> = BTreeMap::new();
@@ -157,12 +198,10 @@ impl Routing {
                     continue;
                 }
                 let port = (gateway.key.clone(), listener.spec.port);
-                let mut of_listener = attached.streams.remove(&(at, number)).unwrap_or_default();
-                let first = of_listener.first().map(|(_, stream)| stream.clone());
+                let of_listener = self.attached.streams(&(at, number));
                 match listener.spec.protocol.as_str() {
                     "HTTP" | "HTTPS" => {
-                        let rules = attached.rules.remove(&(at, number)).unwrap_or_default();
-                        let table = Arc::new(RouteTable::compile(rules, []));
+                        let table = self.attached.routes(&(at, number));
                         hosts.entry(port.clone()).or_default().entry(listener.host.clone(), || table);
                         if listener.spec.protocol == "HTTPS" {
                             let certificates = listener.certificates.clone();
@@ -172,7 +211,7 @@ impl Routing {
                         }
                     }
                     "TLS" => {
-                        for (host, stream) in of_listener.drain(..) {
+                        for (host, stream) in of_listener.iter().cloned() {
                             let (certificates, action) = match listener.is_passthrough() {
                                 true => (Vec::new(), TlsAction::Passthrough(stream)),
                                 false => (listener.certificates.clone(), TlsAction::Terminate(stream)),
@@ -182,7 +221,7 @@ impl Routing {
                         }
                     }
                     protocol => {
-                        let Some(stream) = first else { continue };
+                        let Some((_, stream)) = of_listener.first().cloned() else { continue };
                         // At the nodes' own addresses there is no Service that leads to endpoints.
                         let parts = direct_parts(&stream, protocol == "UDP");
                         match parts.filter(|_| gateway.is_balanced) {
@@ -225,40 +264,6 @@ impl Routing {
 /// A backend's index, and its weight.
 pub(super) type DirectPart = (usize, u32);
 
-enum Compiled {
-    Rules(Vec<HostlessRule>),
-    Stream(Option<Arc<StreamRoute>>),
-}
-
-fn attach(
-    compiled: &Compiled,
-    parents: &[ParentVerdict],
-    gateways: &mut [GatewayListeners],
-    attached: &mut Attached,
-) {
-    for attachment in parents.iter().flat_map(|parent| &parent.attachments) {
-        let at = (attachment.gateway, attachment.listener);
-        gateways[at.0].listeners[at.1].attached += 1;
-        for host in &attachment.hosts {
-            match compiled {
-                Compiled::Rules(rules) => {
-                    let rules = rules.iter().map(|(path, conditions, route)| Rule {
-                        host: host.clone(),
-                        path: path.clone(),
-                        conditions: conditions.clone(),
-                        target: route.clone(),
-                    });
-                    attached.rules.entry(at).or_default().extend(rules);
-                }
-                Compiled::Stream(stream) => {
-                    let all = attached.streams.entry(at).or_default();
-                    all.extend(stream.iter().map(|stream| (host.clone(), stream.clone())));
-                }
-            }
-        }
-    }
-}
-
 /// The backends of a route's connections: those of its first rule, as there is nothing to match.
 fn stream(
     rules: &[StreamRule],
@@ -289,24 +294,43 @@ fn direct_parts(stream: &StreamRoute, is_udp: bool) -> Option<Vec<DirectPart>> {
     (is_udp || weighed.len() == 1).then_some(parts)
 }
 
+impl<'a> Candidate<'a> {
+    fn http(key: &'a Key, route: &'a HttpRoute) -> Candidate<'a> {
+        let spec = &route.spec;
+        let head =
+            RouteHead { key, kind: "HTTPRoute", parents: &spec.parent_refs, hostnames: &spec.hostnames };
+        let rules = Rules::Http(&spec.rules);
+        Candidate { head, created: age(&route.metadata), protocol: "TCP", rules }
+    }
+
+    fn grpc(key: &'a Key, route: &'a GrpcRoute) -> Candidate<'a> {
+        let spec = &route.spec;
+        let head =
+            RouteHead { key, kind: "GRPCRoute", parents: &spec.parent_refs, hostnames: &spec.hostnames };
+        let rules = Rules::Grpc(&spec.rules);
+        Candidate { head, created: age(&route.metadata), protocol: "TCP", rules }
+    }
+}
+
 impl Objects {
+    /// A route of a kind that [`Objects::take_changed`] has.
+    fn candidate(&self, (kind, key): &RouteKey) -> Option<Candidate<'_>> {
+        match *kind {
+            "HTTPRoute" => {
+                self.http_routes.get_key_value(key).map(|(key, route)| Candidate::http(key, route))
+            }
+            "GRPCRoute" => {
+                self.grpc_routes.get_key_value(key).map(|(key, route)| Candidate::grpc(key, route))
+            }
+            _ => None,
+        }
+    }
+
     /// All routes, the oldest first.
     fn candidates(&self) -> Vec<Candidate<'_>> {
         let mut all: Vec<Candidate<'_>> = Vec::new();
-        for (key, route) in &self.http_routes {
-            let spec = &route.spec;
-            let head =
-                RouteHead { key, kind: "HTTPRoute", parents: &spec.parent_refs, hostnames: &spec.hostnames };
-            let rules = Rules::Http(&spec.rules);
-            all.push(Candidate { head, created: age(&route.metadata), protocol: "TCP", rules });
-        }
-        for (key, route) in &self.grpc_routes {
-            let spec = &route.spec;
-            let head =
-                RouteHead { key, kind: "GRPCRoute", parents: &spec.parent_refs, hostnames: &spec.hostnames };
-            let rules = Rules::Grpc(&spec.rules);
-            all.push(Candidate { head, created: age(&route.metadata), protocol: "TCP", rules });
-        }
+        all.extend(self.http_routes.iter().map(|(key, route)| Candidate::http(key, route)));
+        all.extend(self.grpc_routes.iter().map(|(key, route)| Candidate::grpc(key, route)));
         for (key, route) in &self.tls_routes {
             let spec = &route.spec;
             let head =

@@ -92,7 +92,7 @@ impl Objects {
         for gateway in &routing.gateways {
             self.gateway_updates(gateway, now, &mut all);
         }
-        for route in &routing.routes {
+        for route in routing.routes.values() {
             self.route_update(route, now, &mut all);
         }
         self.forget_routes(routing, &mut all);
@@ -157,7 +157,7 @@ impl Objects {
     /// Routes that have no parent of ours any more.
     fn forget_routes(&self, routing: &Routing, all: &mut Vec<StatusUpdate>) {
         let known: BTreeSet<(&str, &Key)> =
-            routing.routes.iter().map(|route| (route.kind, &route.key)).collect();
+            routing.routes.values().map(|route| (route.kind, &route.key)).collect();
         let keys = (self.http_routes.keys().map(|key| ("HTTPRoute", key)))
             .chain(self.grpc_routes.keys().map(|key| ("GRPCRoute", key)))
             .chain(self.tls_routes.keys().map(|key| ("TLSRoute", key)))

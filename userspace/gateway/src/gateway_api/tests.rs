@@ -1,5 +1,7 @@
 //! From objects to routes and statuses.
 
+mod changes;
+
 use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

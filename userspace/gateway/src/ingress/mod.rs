@@ -70,6 +70,8 @@ pub struct Index {
     gateway_api: gateway_api::Objects,
     /// With the revision of the objects and the first index of a backend that it was made from.
     gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
+    /// Of Gateway API, by Service and port, until one of these changes.
+    gateway_backends: HashMap<Arc<str>, BTreeMap<u16, Arc<Backend>>>,
 }
 
 /// What [`Index::compile`] makes.
@@ -96,6 +98,7 @@ impl Index {
             certificates: None,
             gateway_api: gateway_api::Objects::default(),
             gateway_routing: None,
+            gateway_backends: HashMap::new(),
         }
     }
 
@@ -164,7 +167,7 @@ impl Index {
         let (key, facts) = (key_of(&service.metadata), ServiceFacts::parse(service));
         if self.services.get(&key) != Some(&facts) {
             self.gateway_api.touch();
-            self.units.backends.touch(&key);
+            self.service_changed(&key);
         }
         self.services.insert(key, facts);
         self.gateway_api.apply_service(service);
@@ -173,7 +176,7 @@ impl Index {
     pub fn delete_service(&mut self, key: &str) {
         if self.services.remove(key).is_some() {
             self.gateway_api.touch();
-            self.units.backends.touch(key);
+            self.service_changed(key);
         }
         self.gateway_api.delete_service(key);
     }
@@ -192,14 +195,14 @@ impl Index {
             self.delete_slice(&key);
         }
         let (Some(service), Some(facts)) = (service, SliceFacts::parse(slice)) else { return };
-        self.units.backends.touch(&service);
+        self.service_changed(&service);
         self.service_of_slice.insert(key.clone(), service.clone());
         self.slices.entry(service).or_default().insert(key, facts);
     }
 
     pub fn delete_slice(&mut self, key: &str) {
         let Some(service) = self.service_of_slice.remove(key) else { return };
-        self.units.backends.touch(&service);
+        self.service_changed(&service);
         if let Some(slices) = self.slices.get_mut(&service) {
             slices.remove(key);
             if slices.is_empty() {
@@ -301,24 +304,38 @@ impl Index {
     }
 
     fn add_gateways(&mut self, config: &mut Config) {
-        let made_from = (self.gateway_api.revision(), config.backends.len());
-        if self.gateway_routing.as_ref().is_none_or(|(known, _)| *known != made_from) {
-            let first = config.backends.len();
-            let routing =
-                gateway_api::Routing::compile(&mut self.gateway_api, &self.services, &self.secrets, first);
-            self.gateway_routing = Some((made_from, routing));
+        let first = config.backends.len();
+        let made_from = (self.gateway_api.revision(), first);
+        let routing = match self.gateway_routing.take() {
+            Some((known, mut routing)) if known == made_from && routing.can_update() => {
+                routing.update(&mut self.gateway_api, &self.services);
+                routing
+            }
+            old => {
+                let old = old.map(|(_, routing)| routing);
+                gateway_api::Routing::compile(
+                    &mut self.gateway_api,
+                    &self.services,
+                    &self.secrets,
+                    first,
+                    old,
+                )
+            }
+        };
+        for (service, port) in &routing.backends.all {
+            let made = self.gateway_backends.get(service).and_then(|of_service| of_service.get(port));
+            let made = made.cloned().unwrap_or_else(|| self.gateway_backend(service, *port));
+            config.backends.push(made.clone());
+            self.gateway_backends.entry(service.clone()).or_default().insert(*port, made);
         }
-        let Some((_, routing)) = &self.gateway_routing else { return };
-        let backends =
-            routing.backends.all.iter().map(|(service, port)| self.gateway_backend(service, *port));
-        config.backends.extend(backends);
-        config.counters.extend(routing.counters.iter().cloned());
+        config.counters.extend(routing.counters().cloned());
         for ((gateway, port), listener) in &routing.ports {
             for node_port in self.gateway_api.node_ports(gateway, *port) {
                 // Of two that want the same port the first one has it, and Ingresses come before Gateways.
                 config.listeners.entry(node_port).or_insert_with(|| listener.clone());
             }
         }
+        self.gateway_routing = Some((made_from, routing));
     }
 
     fn gateway_backend(&self, service: &Arc<str>, number: u16) -> Arc<Backend> {
@@ -330,6 +347,12 @@ impl Index {
             endpoints = facts.endpoints(port, self.slices.get(service));
         }
         Arc::new(Backend { name: format!("{service}:{number}").into(), protocol, endpoints })
+    }
+
+    /// A Service or one of its slices changed.
+    fn service_changed(&mut self, service: &str) {
+        self.units.backends.touch(service);
+        self.gateway_backends.remove(service);
     }
 
     /// Statuses of Gateway API that differ from those that are stored. `now` in RFC 3339.

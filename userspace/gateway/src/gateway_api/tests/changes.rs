@@ -1,0 +1,155 @@
+//! Any changes, one after the other, make the same configuration and statuses as an index that begins with the last state.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::super::kinds::GrpcRoute;
+use super::super::statuses::StatusUpdate;
+use super::*;
+
+const HOSTS: [&str; 4] = ["a.com", "b.com", "*.com", "x.org"];
+const PATHS: [&str; 3] = ["/", "/x", "/x/y"];
+
+#[derive(Clone, Debug)]
+enum Change {
+    Http(HttpRoute),
+    Grpc(GrpcRoute),
+    Delete(&'static str, String),
+    /// With the host of its second listener.
+    Gateway(&'static str),
+    Grant(bool),
+    Service(bool),
+}
+
+/// Of a route: its name and age, hosts, parent's listener, and the namespace of its backend.
+fn a_route() -> impl Strategy<Value = (String, u8, Vec<&'static str>, Option<&'static str>, &'static str)> {
+    let hosts = prop::collection::vec(prop::sample::select(&HOSTS), 0..3);
+    let section = prop::sample::select(vec![None, Some("one"), Some("two"), Some("none")]);
+    (0..4u8, 0..3u8, hosts, section, prop::sample::select(vec!["a", "b"]))
+        .prop_map(|(name, age, hosts, section, backend)| (format!("a/r{name}"), age, hosts, section, backend))
+}
+
+fn aged<K: DeserializeOwned>(key: &str, age: u8, spec: Value) -> K {
+    let (namespace, name) = key.split_once('/').unwrap();
+    let meta = json!({
+        "namespace": namespace, "name": name, "uid": key, "resourceVersion": "7",
+        "creationTimestamp": format!("2026-01-0{}T00:00:00Z", age + 1),
+    });
+    serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap()
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let path = prop::sample::select(&PATHS);
+    let http =
+        (a_route(), path, any::<bool>()).prop_map(|((key, age, hosts, section, backend), path, is_valid)| {
+            let kind = if is_valid { "PathPrefix" } else { "RegularExpression" };
+            let rules = json!([{
+                "matches": [{"path": {"type": kind, "value": path}}],
+                "backendRefs": [{"name": "web", "namespace": backend, "port": 80}],
+            }]);
+            let parents = json!([{"name": "main", "sectionName": section}]);
+            Change::Http(aged(&key, age, json!({"parentRefs": parents, "hostnames": hosts, "rules": rules})))
+        });
+    let grpc = a_route().prop_map(|(key, age, hosts, section, backend)| {
+        let rules = json!([{"backendRefs": [{"name": "web", "namespace": backend, "port": 80}]}]);
+        let parents = json!([{"name": "main", "sectionName": section}]);
+        Change::Grpc(aged(&key, age, json!({"parentRefs": parents, "hostnames": hosts, "rules": rules})))
+    });
+    let kind = prop::sample::select(vec!["HTTPRoute", "GRPCRoute"]);
+    prop_oneof![
+        6 => http,
+        2 => grpc,
+        2 => (kind, 0..4u8).prop_map(|(kind, name)| Change::Delete(kind, format!("a/r{name}"))),
+        1 => prop::sample::select(vec!["*.com", "a.com", ""]).prop_map(Change::Gateway),
+        1 => any::<bool>().prop_map(Change::Grant),
+        1 => any::<bool>().prop_map(Change::Service),
+    ]
+}
+
+fn apply(index: &mut Index, change: &Change) {
+    match change {
+        Change::Http(route) => index.gateway_api().apply_http_route(route),
+        Change::Grpc(route) => index.gateway_api().apply_grpc_route(route),
+        Change::Delete("HTTPRoute", key) => index.gateway_api().delete_http_route(key),
+        Change::Delete(_, key) => index.gateway_api().delete_grpc_route(key),
+        Change::Gateway(host) => {
+            let one = json!({"name": "one", "port": 80, "protocol": "HTTP"});
+            let two = json!({"name": "two", "port": 81, "protocol": "HTTP", "hostname": host});
+            gateway(index, "a/main", json!([one, two]));
+        }
+        Change::Grant(true) => {
+            let from = |kind| json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "a"});
+            let grant = json!({
+                "from": [from("HTTPRoute"), from("GRPCRoute")], "to": [{"group": "", "kind": "Service"}],
+            });
+            index.gateway_api().apply_grant(&object::<ReferenceGrant>("b/grant", grant));
+        }
+        Change::Grant(false) => index.gateway_api().delete_grant("b/grant"),
+        Change::Service(true) => {
+            let ports = json!([{"name": "http", "port": 80}]);
+            let object = json!({"metadata": {"namespace": "a", "name": "web"}, "spec": {"ports": ports}});
+            index.apply_service(&serde_json::from_value(object).unwrap());
+        }
+        Change::Service(false) => index.delete_service("a/web"),
+    }
+}
+
+/// What a configuration does, without indexes.
+fn described(index: &mut Index) -> (Vec<String>, Vec<StatusUpdate>) {
+    let config = index.compile(0).config;
+    let mut out: Vec<String> = config.counters.iter().map(|counters| counters.name.to_string()).collect();
+    out.sort();
+    out.push(format!("{:?}", config.listeners.keys().collect::<Vec<_>>()));
+    for (port, host) in
+        [80, 81].into_iter().flat_map(|port| ["a.com", "b.com", "c.com", "x.org"].map(|host| (port, host)))
+    {
+        for path in PATHS {
+            let route = found(&config, port, host, path);
+            let backend = |at: usize| format!("{:?}", config.backends[at]);
+            let text = route.map(|route| {
+                let backends: Vec<_> =
+                    route.backends.iter().map(|found| found.backend.map(backend)).collect();
+                format!("{} {backends:?}", route.counters.name)
+            });
+            out.push(format!("{port} {host}{path}: {text:?}"));
+        }
+    }
+    let mut updates = index.status_updates(NOW);
+    updates.sort_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));
+    (out, updates)
+}
+
+/// An index that is given each object once, as it is now.
+fn of_now(changes: &[Change]) -> Index {
+    let mut last: BTreeMap<String, &Change> = BTreeMap::new();
+    for change in changes {
+        let of_route =
+            |kind: &str, name: &Option<String>| format!("{kind} a/{}", name.as_deref().unwrap_or_default());
+        let key = match change {
+            Change::Http(route) => of_route("HTTPRoute", &route.metadata.name),
+            Change::Grpc(route) => of_route("GRPCRoute", &route.metadata.name),
+            Change::Delete(kind, key) => format!("{kind} {key}"),
+            Change::Gateway(_) => "gateway".to_owned(),
+            Change::Grant(_) => "grant".to_owned(),
+            Change::Service(_) => "service".to_owned(),
+        };
+        last.insert(key, change);
+    }
+    let mut index = index();
+    last.values().for_each(|change| apply(&mut index, change));
+    index
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn any_changes_end_like_a_new_index(changes in prop::collection::vec(change(), 1..12)) {
+        let changes = [vec![Change::Gateway("*.com")], changes].concat();
+        let mut index = index();
+        for at in 0..changes.len() {
+            apply(&mut index, &changes[at]);
+            prop_assert_eq!(described(&mut index), described(&mut of_now(&changes[..=at])));
+        }
+    }
+}
