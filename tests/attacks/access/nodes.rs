@@ -153,3 +153,24 @@ async fn a_pod_is_never_reached_but_through_its_nodes_tunnel() -> Result<()> {
     assert_eq!(code, 503, "{answer}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_command_by_a_nodes_proxy_needs_the_right_to_create() -> Result<()> {
+    let world = World::start().await?;
+    world.create_node("a").await?;
+    let rule = |verbs: Value| json!([{"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": verbs}]);
+    world.grant("reader", rule(json!(["get"]))).await?;
+    world.grant("writer", rule(json!(["get", "create"]))).await?;
+    let (reader, writer) = (world.user("reader"), world.user("writer"));
+    for path in
+        ["exec/default/p/main?command=id", "attach/default/p/main", "portForward/default/p", "/exec/x/p/m"]
+    {
+        let path = format!("/api/v1/nodes/a/proxy/{path}");
+        let (code, answer) = get(&reader, &path).await?;
+        assert_eq!(code, 403, "{path} {answer}");
+        // The node has no address.
+        assert_eq!(get(&writer, &path).await?.0, 503, "{path}");
+    }
+    assert_eq!(get(&reader, "/api/v1/nodes/a/proxy/configz").await?.0, 503);
+    Ok(())
+}

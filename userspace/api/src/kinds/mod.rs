@@ -130,7 +130,7 @@ pub use image_reference::pulls_always;
 pub use kind::{Kind, KindRef, Part, Scope};
 pub use name::{Name, Names};
 pub(crate) use pod::qos_class;
-pub use pod::{add_ephemeral_containers, resize};
+pub use pod::{add_ephemeral_containers, object_reference, resize};
 pub use pod_metrics::METRICS_GROUP;
 pub use pod_template::restore_template;
 pub use registry::{Registry, find, find_kind, kinds};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use skep_api::kinds::object_reference;
 use skep_api::local_path::{FINALIZER, NODE_LABEL, PROVISIONED_BY, PROVISIONER};
 use skep_api::{Status, meta};
 
@@ -199,49 +200,10 @@ fn check_mirror(request: &Request<'_>, node: &str, pod: &Value) -> Result<(), St
             ));
         }
     }
-    match references(pod) {
+    match object_reference(pod) {
         Some(what) => Err(format!("node \"{node}\" can not create pods that reference {what}")),
         None => Ok(()),
     }
-}
-
-/// The first kind of object that a pod names.
-fn references(pod: &Value) -> Option<&'static str> {
-    let spec = &pod["spec"];
-    let each = |object: &Value, list: &str| object[list].as_array().cloned().unwrap_or_default();
-    if spec["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
-        return Some("serviceaccounts");
-    }
-    let mut sources = Vec::new();
-    for container in
-        ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|l| each(spec, l))
-    {
-        sources.extend(each(&container, "env").into_iter().map(|env| env["valueFrom"].clone()));
-        sources.extend(each(&container, "envFrom"));
-    }
-    for volume in each(spec, "volumes") {
-        sources.extend(each(&volume["projected"], "sources"));
-        sources.push(volume);
-    }
-    if !each(spec, "imagePullSecrets").is_empty() {
-        return Some("secrets");
-    }
-    if !each(spec, "resourceClaims").is_empty() {
-        return Some("resourceclaims");
-    }
-    let named = [
-        ("secretKeyRef", "secrets"),
-        ("secretRef", "secrets"),
-        ("secret", "secrets"),
-        ("configMapKeyRef", "configmaps"),
-        ("configMapRef", "configmaps"),
-        ("configMap", "configmaps"),
-        ("persistentVolumeClaim", "persistentvolumeclaims"),
-        ("serviceAccountToken", "serviceaccounts"),
-        ("clusterTrustBundle", "clustertrustbundles"),
-    ];
-    let has = |field: &str| sources.iter().any(|source| !source[field].is_null());
-    named.iter().find(|(field, _)| has(field)).map(|(_, what)| *what)
 }
 
 fn check_pod_status(node: &str, pod: &Value, old: &Value) -> Result<(), String> {
@@ -467,15 +429,5 @@ mod tests {
         assert!(check_token("n", &to("v"), Some(&pod)).unwrap_err().contains("does not match"));
         assert!(check_token("n", &to(""), Some(&pod)).unwrap_err().contains("without a uid"));
         assert!(check_token("n", &Value::Null, None).unwrap_err().contains("not bound to a pod"));
-    }
-
-    #[test]
-    fn what_a_pod_names_is_found() {
-        let volume = |source: &str| json!({"spec": {"volumes": [{"name": "v", source: {}}]}});
-        assert_eq!(references(&volume("emptyDir")), None);
-        assert_eq!(references(&volume("configMap")), Some("configmaps"));
-        assert_eq!(references(&volume("persistentVolumeClaim")), Some("persistentvolumeclaims"));
-        let env = json!({"spec": {"containers": [{"env": [{"valueFrom": {"secretKeyRef": {}}}]}]}});
-        assert_eq!(references(&env), Some("secrets"));
     }
 }

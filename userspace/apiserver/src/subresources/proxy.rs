@@ -22,7 +22,9 @@ use crate::state::Inner;
 
 pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
     let query = request.uri().query().unwrap_or_default().to_owned();
-    if matches!(call.target.subresource.as_str(), "exec" | "attach" | "portforward") {
+    if matches!(call.target.subresource.as_str(), "exec" | "attach" | "portforward")
+        || runs_commands(&call.target)
+    {
         // A WebSocket begins as a GET, which is authorised as `get`. It does what a POST does.
         server.storage.caches.authorizer().check(&call.attributes("create")).await?;
     }
@@ -70,6 +72,12 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         answered.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
     relocate(answer.headers_mut(), &links);
     Ok(rewritten(answer, links))
+}
+
+/// Whether it is the node's kubelet API that is asked to run a command or to open a port.
+fn runs_commands(target: &Target) -> bool {
+    let first = target.rest.trim_start_matches('/').split('/').next();
+    &*target.kind.kind == "Node" && matches!(first, Some("exec" | "attach" | "portForward" | "run"))
 }
 
 /// A container's log; over a WebSocket if the client asks for one.

@@ -3,6 +3,7 @@
 mod columns;
 mod ephemeral;
 mod qos;
+mod references;
 mod resize;
 mod update;
 
@@ -24,6 +25,7 @@ use crate::value::{items, items_mut, set_default, set_zero_default, text};
 use columns::COLUMNS;
 pub use ephemeral::add_ephemeral_containers;
 pub(crate) use qos::qos_class;
+pub use references::object_reference;
 pub use resize::resize;
 use update::validate_update;
 
