@@ -7,6 +7,5 @@ mod deletion;
 mod identities;
 mod overload;
 mod pods;
-mod registry;
 mod requests;
 mod store;

@@ -11,8 +11,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::mount::mount_bind;
 use serde_json::{Value, json};
 use skep_tests::node::{TestNode, container, phase};
-
-use crate::registry::Registry;
+use skep_tests::registry::Registry;
 
 fn statuses(pod: Option<&Value>) -> Vec<Value> {
     pod.and_then(|p| p["status"]["containerStatuses"].as_array()).cloned().unwrap_or_default()
@@ -149,7 +148,6 @@ fn mode(path: &Path) -> Result<u32> {
 async fn a_pod_that_the_node_cannot_serve_as_its_spec_says_never_runs() -> Result<()> {
     let node = TestNode::start("refuse").await?;
     let rows = [
-        ("userns", json!({"hostUsers": false, "hostNetwork": false}), "UserNamespacesNotSupported"),
         (
             "groups",
             json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
@@ -173,6 +171,25 @@ async fn a_pod_that_the_node_cannot_serve_as_its_spec_says_never_runs() -> Resul
         assert!(events.contains(reason), "{events}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_wants_users_of_its_own_waits_for_a_runtime_that_has_them() -> Result<()> {
+    let node = TestNode::start("userns").await?;
+    let spec =
+        json!({"hostUsers": false, "hostNetwork": false, "containers": [container("main", "sleep 1000")]});
+    let path = node.run_pod("userns", spec).await?;
+    let why = "FailedCreatePodSandBox: Failed to create pod sandbox: can't set `spec.hostUsers: false`, \
+               runtime does not support user namespaces";
+    until("the event", async || node.events("userns").await.is_ok_and(|events| events.contains(why))).await?;
+    let waits = |pod: Option<&Value>| {
+        let waiting =
+            pod.map(|pod| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone());
+        phase(pod) == "Pending" && waiting == Some(json!("ContainerCreating"))
+    };
+    node.api.wait(&path, "the wait", waits).await?;
+    node.api.delete(&path, 30).await?;
+    node.api.wait(&path, "no pod", |pod| pod.is_none()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,13 +286,14 @@ async fn a_pod_stays_within_the_limits_of_the_node() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_image_on_the_node_is_for_pods_with_credentials() -> Result<()> {
     let node = TestNode::start("private").await?;
-    let registry = Registry::start().await?;
+    let registry = Registry::start_private("user", "word").await?;
+    let image = registry.push("private/app:1", &[])?;
     for name in ["first", "second"] {
         node.api.create("/api/v1/namespaces/default/secrets", &registry.secret(name)).await?;
     }
     let spec = |secret: Option<&str>, policy: &str| {
         let mut main = container("main", "exit 0");
-        main["image"] = json!(registry.image());
+        main["image"] = json!(image);
         main["imagePullPolicy"] = json!(policy);
         let secrets: Vec<Value> = secret.iter().map(|name| json!({"name": name})).collect();
         json!({"restartPolicy": "Never", "containers": [main], "imagePullSecrets": secrets})

@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde_json::Value;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use xtask::image::{Image, build};
@@ -25,6 +28,8 @@ struct Content {
     tags: HashMap<String, String>,
     /// Answered requests for manifests.
     manifests_served: u64,
+    /// As `USER:PASSWORD`; `None`: everyone is served.
+    credentials: Option<String>,
 }
 
 type Shared = Arc<Mutex<Content>>;
@@ -38,12 +43,22 @@ pub struct Registry {
 
 impl Registry {
     pub async fn start() -> Result<Registry> {
+        Registry::start_with(None).await
+    }
+
+    /// A registry that serves only who has these credentials.
+    pub async fn start_private(user: &str, password: &str) -> Result<Registry> {
+        Registry::start_with(Some(format!("{user}:{password}"))).await
+    }
+
+    async fn start_with(credentials: Option<String>) -> Result<Registry> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let host = format!("localhost:{}", listener.local_addr()?.port());
-        let content = Shared::default();
+        let content = Shared::new(Mutex::new(Content { credentials, ..Content::default() }));
         let router = Router::new()
             .route("/v2/", get(|| async {}))
             .route("/v2/{*path}", get(answer))
+            .layer(from_fn_with_state(content.clone(), check))
             .with_state(content.clone());
         let task = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
         Ok(Registry { host, content, task })
@@ -51,14 +66,29 @@ impl Registry {
 
     /// Serves an image of busybox with these files; returns its full name. An image of the same name and tag is replaced.
     pub fn push(&self, name: &str, files: &[(&str, &[u8])]) -> Result<String> {
+        self.push_image(&Image { name, command: &["/bin/sh"], files, stop_signal: None })
+    }
+
+    /// Serves the image under its name in this registry; returns the full name.
+    pub fn push_image(&self, image: &Image<'_>) -> Result<String> {
         let folder = tempfile::tempdir()?;
         let archive = folder.path().join("image.tar");
-        let full = format!("{}/{name}", self.host);
-        build(&Image { name: &full, command: &["/bin/sh"], files }, &archive)?;
+        let full = format!("{}/{}", self.host, image.name);
+        build(&Image { name: &full, ..*image }, &archive)?;
         let mut content = self.content.lock().unwrap();
         let manifest = read_archive(&archive, &mut content.blobs)?;
-        content.tags.insert(name.to_owned(), manifest);
+        content.tags.insert(image.name.to_owned(), manifest);
         Ok(full)
+    }
+
+    /// A Secret with the registry's credentials.
+    pub fn secret(&self, name: &str) -> Value {
+        let credentials = self.content.lock().unwrap().credentials.clone().unwrap_or_default();
+        let (user, password) = credentials.split_once(':').unwrap_or_default();
+        let auths = json!({"auths": {(self.host.as_str()): {"username": user, "password": password}}});
+        let data = json!({".dockerconfigjson": BASE64_STANDARD.encode(auths.to_string())});
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+            "type": "kubernetes.io/dockerconfigjson", "data": data})
     }
 
     /// How often a manifest was asked for.
@@ -89,6 +119,17 @@ fn read_archive(archive: &Path, blobs: &mut HashMap<String, Vec<u8>>) -> Result<
         }
     }
     manifest.context("the archive names a manifest")
+}
+
+async fn check(State(content): State<Shared>, request: Request, next: Next) -> Response {
+    let wanted =
+        content.lock().unwrap().credentials.as_ref().map(|c| format!("Basic {}", BASE64_STANDARD.encode(c)));
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if wanted.is_some() && given != wanted.as_deref() {
+        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")])
+            .into_response();
+    }
+    next.run(request).await
 }
 
 /// `NAME/manifests/TAG-OR-DIGEST` and `NAME/blobs/DIGEST`.

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use skep_node::images::ProviderSettings;
+use skep_tests::image::Image;
 use skep_tests::node::{IMAGE, TestNode, container, phase};
 use skep_tests::registry::Registry;
 use xtask::cluster::containerd::ctr;
@@ -103,4 +105,113 @@ async fn a_volume_without_its_image_keeps_the_container_waiting_with_the_reason(
     node.api.wait(&pulled, "ImagePullBackOff", |p| waiting(p)["reason"] == "ImagePullBackOff").await?;
     registry.push("absent:1", &[])?;
     node.api.wait(&pulled, "the end, once the image is there", succeeded).await
+}
+
+/// A provider whose program writes each image that it is asked about to a log, and answers with these credentials.
+fn write_provider(folder: &Path, host: &str, password: &str) -> Result<()> {
+    let answer = json!({
+        "apiVersion": "credentialprovider.kubelet.k8s.io/v1", "kind": "CredentialProviderResponse",
+        "cacheKeyType": "Registry", "cacheDuration": "1h",
+        "auth": {host: {"username": "user", "password": password}},
+    });
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig",
+        "providers": [{
+            "name": "acme", "apiVersion": "credentialprovider.kubelet.k8s.io/v1", "matchImages": ["local*:*"],
+            "defaultCacheDuration": "0s", "args": ["get"], "env": [{"name": "LOG", "value": folder.join("asked")}],
+        }],
+    });
+    let port = host.rsplit(':').next().unwrap_or_default();
+    let config = config.to_string().replace("local*:*", &format!("local*:{port}"));
+    std::fs::create_dir_all(folder)?;
+    let program = format!("#!/bin/sh\n(echo \"$1\"; cat; echo) >> \"$LOG\"\ncat <<'END'\n{answer}\nEND\n");
+    let temporary = folder.join("acme.new");
+    std::fs::write(&temporary, program)?;
+    std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    std::fs::rename(temporary, folder.join("acme"))?;
+    Ok(std::fs::write(folder.join("config.yaml"), config)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_gives_the_credentials_for_a_pull() -> Result<()> {
+    let registry = Registry::start_private("user", "word").await?;
+    let first = registry.push("team/first:1", &[])?;
+    let second = registry.push("team/second:1", &[])?;
+    let mut node = TestNode::start_with("creds", |config| {
+        let folder = config.root_dir.join("providers");
+        config.credential_providers =
+            Some(ProviderSettings { config: folder.join("config.yaml"), programs: folder });
+    })
+    .await?;
+    // Without its configuration the agent does not start.
+    let folder = node.root().join("providers");
+    node.stop_agent().await;
+    write_provider(&folder, &registry.host, "wrong")?;
+    node.start_agent();
+    let spec = |image: &str| {
+        let mut main = container("main", "true");
+        main["image"] = json!(image);
+        json!({"restartPolicy": "Never", "containers": [main]})
+    };
+    let refused = node.run_pod("refused", spec(&first)).await?;
+    node.api.wait(&refused, "ImagePullBackOff", |p| waiting(p)["reason"] == "ImagePullBackOff").await?;
+    node.stop_agent().await;
+    write_provider(&folder, &registry.host, "word")?;
+    node.start_agent();
+    node.api.wait(&refused, "the end", succeeded).await?;
+    let asked = std::fs::read_to_string(folder.join("asked"))?;
+    let image = format!("{}/team/first", registry.host);
+    let kind = "CredentialProviderRequest";
+    let request = json!({"apiVersion": "credentialprovider.kubelet.k8s.io/v1", "kind": kind, "image": image});
+    let calls: Vec<&str> = asked.lines().collect();
+    assert_eq!((calls.len(), calls[0], calls[2]), (4, "get", "get"), "{asked}");
+    for call in [calls[1], calls[3]] {
+        assert_eq!(serde_json::from_str::<Value>(call)?, request);
+    }
+
+    // The answer is for the whole registry, for an hour.
+    let path = node.run_pod("second", spec(&second)).await?;
+    node.api.wait(&path, "the end", succeeded).await?;
+    assert_eq!(std::fs::read_to_string(folder.join("asked"))?, asked);
+    // The image is for every pod of the node.
+    let mut never = spec(&second);
+    never["containers"][0]["imagePullPolicy"] = json!("Never");
+    let path = node.run_pod("third", never).await?;
+    node.api.wait(&path, "the end", succeeded).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_stops_by_the_signal_of_its_image() -> Result<()> {
+    let node = TestNode::start("signal").await?;
+    let registry = Registry::start().await?;
+    let image = Image { name: "usr1:1", command: &["/bin/sh"], files: &[], stop_signal: Some("SIGUSR1") };
+    let image = registry.push_image(&image)?;
+    let script = "trap 'echo term' TERM; trap 'echo usr1 > /dev/termination-log; exit 3' USR1; \
+                  echo ready; while :; do sleep 0.1; done";
+    let mut main = container("main", script);
+    main["image"] = json!(image);
+    let spec = json!({"terminationGracePeriodSeconds": 60, "restartPolicy": "Never", "activeDeadlineSeconds": 1000,
+        "containers": [main]});
+    let path = node.run_pod("one", spec).await?;
+    node.api.wait(&path, "a running pod", |p| phase(p) == "Running").await?;
+    let ready = async {
+        while log(&node, "one").await? != "ready\n" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), ready).await??;
+    let began = std::time::Instant::now();
+    // The pod's deadline ends it, and its status stays.
+    node.api.patch(&path, &json!({"spec": {"activeDeadlineSeconds": 1}})).await?;
+    let ended = |pod: Option<&Value>| {
+        pod.is_some_and(|p| p["status"]["containerStatuses"][0]["state"]["terminated"].is_object())
+    };
+    node.api.wait(&path, "the end", ended).await?;
+    let pod = node.api.get(&path).await?.context("the pod")?;
+    let end = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!((&end["exitCode"], &end["message"]), (&json!(3), &json!("usr1\n")), "{pod}");
+    // By SIGTERM alone it would have lived until the grace period's end.
+    assert!(began.elapsed() < std::time::Duration::from_secs(55), "{pod}");
+    Ok(())
 }

@@ -3,7 +3,9 @@
 mod admission;
 mod eviction;
 mod images;
+mod node_api;
 mod pods;
 mod resize;
+mod static_pods;
 mod stats;
 mod volumes;

@@ -254,8 +254,10 @@ async fn the_node_registers_and_only_the_api_server_may_ask_it() -> Result<()> {
         })
         .await?;
     let ask = |path: &str| http::Request::get(path).header("host", "x").body(http_body_util::Empty::new());
-    assert_eq!(node.kubelet(ask("/healthz")?, false).await?.status(), 200);
-    assert_eq!(node.kubelet(ask("/pods")?, false).await?.status(), 401);
+    assert_eq!(node.kubelet(ask("/healthz")?, true).await?.status(), 200);
+    for path in ["/healthz", "/pods"] {
+        assert_eq!(node.kubelet(ask(path)?, false).await?.status(), 401);
+    }
     Ok(())
 }
 

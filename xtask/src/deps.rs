@@ -122,8 +122,8 @@ const GATEWAY: [Package; 4] = [
     Package { name: "haproxy", why: "is compared too", present: Present::Program("haproxy") },
 ];
 
-/// For tests that prove the absence of rules and tracked flows, and that step a process's clock.
-const TEST: [Package; 3] = [
+/// For tests that prove the absence of rules and tracked flows, that step a process's clock, and that read a journal.
+const TEST: [Package; 4] = [
     Package {
         name: "conntrack",
         why: "shows that the kernel tracks none of our connections",
@@ -135,6 +135,11 @@ const TEST: [Package; 3] = [
         present: Present::Program("nft"),
     },
     Package { name: "faketime", why: "steps a server's clock", present: Present::Program("faketime") },
+    Package {
+        name: "systemd-journal-remote",
+        why: "writes the journal that a node's logs are read from",
+        present: Present::File(&["/lib/systemd/systemd-journal-remote"]),
+    },
 ];
 
 /// To boot another kernel.

@@ -30,34 +30,40 @@ wait
 "#;
 
 /// An image to be built.
+#[derive(Clone, Copy)]
 pub struct Image<'a> {
     /// Full name with tag, such as `localhost/skep/web:1`.
     pub name: &'a str,
     pub command: &'a [&'a str],
     /// Files beside busybox, by path without the leading slash; those below `bin/` are programs.
     pub files: &'a [(&'a str, &'a [u8])],
+    /// The signal that ends its process, as SIGTERM; `None`: the runtime's.
+    pub stop_signal: Option<&'a str>,
 }
 
 /// The image of sandboxes: a process that does nothing.
 pub fn pause(file: &Path) -> Result<()> {
-    build(&Image { name: PAUSE, command: &["/bin/sleep", "2147483647"], files: &[] }, file)
+    build(&Image { name: PAUSE, command: &["/bin/sleep", "2147483647"], files: &[], stop_signal: None }, file)
 }
 
 /// The image of the example application.
 pub fn example(file: &Path) -> Result<()> {
     let files: &[(&str, &[u8])] = &[("bin/serve", SERVE.as_bytes())];
-    build(&Image { name: EXAMPLE, command: &["/bin/serve"], files }, file)
+    build(&Image { name: EXAMPLE, command: &["/bin/serve"], files, stop_signal: None }, file)
 }
 
 /// Writes the image as an OCI archive: busybox with all its applets as links. The same input gives the same bytes.
 pub fn build(image: &Image<'_>, file: &Path) -> Result<()> {
     let layer = layer(image)?;
-    let config = json!({
+    let mut config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
         "config": {"Cmd": image.command, "Env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
+    if let Some(signal) = image.stop_signal {
+        config["config"]["StopSignal"] = signal.into();
+    }
     let config = serde_json::to_vec(&config)?;
     let manifest = json!({
         "schemaVersion": 2,

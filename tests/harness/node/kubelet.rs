@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -47,6 +48,16 @@ impl TestNode {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection.with_upgrades());
         Ok(sender.send_request(request).await?)
+    }
+
+    /// Waits until the kubelet API answers.
+    pub async fn kubelet_is_up(&self) -> Result<()> {
+        let deadline = Instant::now() + super::WAIT_TIMEOUT;
+        while let Err(error) = self.kubelet_get("/healthz").await {
+            anyhow::ensure!(Instant::now() < deadline, "no kubelet API: {error:#}");
+            tokio::time::sleep(super::POLL_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// The answer's status and text.

@@ -163,7 +163,8 @@ impl TestNode {
         let images = root.path().join("images");
         std::fs::create_dir_all(&images)?;
         pause(&images.join("pause.tar"))?;
-        build(&Image { name: IMAGE, command: &["/bin/sh"], files: &[] }, &images.join("test.tar"))?;
+        let image = Image { name: IMAGE, command: &["/bin/sh"], files: &[], stop_signal: None };
+        build(&image, &images.join("test.tar"))?;
         // A port that was free a moment ago; the agent binds it next.
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let cgroup = Cgroup(format!("skep-{name}-{}", std::process::id()));

@@ -106,12 +106,6 @@ impl Admission {
         let Some(spec) = &pod.spec else { return Ok(()) };
         self.place(pod, spec)?;
         self.sysctls(spec)?;
-        if spec.host_users == Some(false) {
-            return Err(reject(
-                "UserNamespacesNotSupported",
-                "hostUsers=false is not supported in this node",
-            ));
-        }
         let policy = spec.security_context.as_ref().and_then(|s| s.supplemental_groups_policy.as_deref());
         if policy == Some("Strict") && !self.supplemental_groups_policy {
             let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
@@ -258,7 +252,7 @@ mod tests {
             (json!({"os": {"name": "linux"}}), ""),
             (json!({"os": {"name": "windows"}}), "PodOSNotSupported"),
             (json!({"nodeName": "other"}), "NodeName"),
-            (json!({"hostUsers": false}), "UserNamespacesNotSupported"),
+            (json!({"hostUsers": false}), ""),
             (pod_level(json!({"supplementalGroupsPolicy": "Merge"})), ""),
             (
                 pod_level(json!({"supplementalGroupsPolicy": "Strict"})),

@@ -1,6 +1,6 @@
 //! The agent's main loop.
 //!
-//! In: pods of this node from the API server, events of the runtime, changed ConfigMaps and Secrets. Out: one worker for
+//! In: pods of this node from the API server and from files, events of the runtime, changed ConfigMaps and Secrets. Out: one worker for
 //! each pod, messages to them, a checkpoint of each pod on disk.
 
 use std::collections::{HashMap, HashSet};
@@ -21,6 +21,7 @@ use crate::eviction::Eviction;
 use crate::names;
 use crate::objects::ObjectKey;
 use crate::plan;
+use crate::static_pods::{self, Statics};
 use crate::worker::{self, Handle, Message};
 
 /// How often every pod is observed even without events of the runtime, in case one was lost.
@@ -31,6 +32,8 @@ pub(crate) struct Agent {
     pub(crate) context: Arc<NodeContext>,
     /// The pods of this node.
     pub(crate) pods: Events<Pod>,
+    /// All static pods, whenever they change.
+    pub(crate) statics: mpsc::Receiver<Vec<Arc<Pod>>>,
     /// ConfigMaps and Secrets that changed.
     pub(crate) changes: mpsc::UnboundedReceiver<ObjectKey>,
     /// Pods that use more disk than they may.
@@ -41,6 +44,7 @@ pub(crate) struct Agent {
 struct Pods {
     context: Arc<NodeContext>,
     workers: HashMap<String, Handle>,
+    statics: Statics,
     /// The uids of a list that is not complete yet.
     listed: HashSet<String>,
     /// The generation on disk, by uid.
@@ -58,25 +62,29 @@ impl Agent {
         let mut pods = Pods {
             context: self.context.clone(),
             workers: HashMap::new(),
+            statics: Statics::default(),
             listed: HashSet::new(),
             checkpoints: HashMap::new(),
             forget,
             stop: self.stop.clone(),
         };
         pods.load_checkpoints().await;
+        if let Some(set) = self.statics.recv().await {
+            pods.adopt_statics(set).await;
+        }
         let mut relist = tokio::time::interval(RELIST_INTERVAL);
         relist.tick().await;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 Some(event) = self.pods.recv() => pods.apply(event).await,
+                Some(set) = self.statics.recv() => pods.set_statics(set),
                 Some(event) = runtime.recv() => pods.runtime_changed(event),
                 Some(key) = self.changes.recv() => {
                     pods.send(|handle| handle.uses(&key), || Message::ObjectChanged);
                 }
                 Some(uid) = forgotten.recv() => {
-                    pods.workers.remove(&uid);
-                    pods.checkpoints.remove(&uid);
+                    pods.forget(&uid);
                 }
                 Some(Eviction { uid, message }) = self.evictions.recv() => {
                     if let Some(handle) = pods.workers.get(&uid) {
@@ -92,14 +100,20 @@ impl Agent {
 impl Pods {
     async fn apply(&mut self, event: WatchEvent<Arc<Pod>>) {
         match event {
-            WatchEvent::Init => self.listed.clear(),
+            WatchEvent::Init => {
+                self.listed.clear();
+                self.context.mirrors.list_begins();
+            }
             // The pod goes on as it was; after a start of the agent its checkpoint says how.
             WatchEvent::InitKeep(unreadable) => drop(self.listed.insert(unreadable.uid)),
             WatchEvent::InitApply(pod) => {
                 self.listed.insert(names::of(&pod).2);
                 self.update(pod).await;
             }
-            WatchEvent::InitDone => self.list_complete().await,
+            WatchEvent::InitDone => {
+                self.context.mirrors.list_complete();
+                self.list_complete().await;
+            }
             WatchEvent::Apply(pod) => self.update(pod).await,
             WatchEvent::Delete(pod) => self.gone(&names::of(&pod).2),
             WatchEvent::DeleteUnreadable(unreadable) => self.gone(&unreadable.uid),
@@ -107,6 +121,7 @@ impl Pods {
     }
 
     fn gone(&self, uid: &str) {
+        self.context.mirrors.gone(uid);
         if let Some(handle) = self.workers.get(uid) {
             let _ = handle.messages.send(Message::Gone);
         }
@@ -117,6 +132,10 @@ impl Pods {
         if uid.is_empty() {
             return;
         }
+        if static_pods::is_mirror(&pod) {
+            return self.context.mirrors.show(&pod);
+        }
+        let pod = static_pods::from_api(pod);
         self.checkpoint(&uid, &pod).await;
         match self.workers.get(&uid) {
             Some(handle) => drop(handle.messages.send(Message::Pod(pod))),
@@ -134,7 +153,7 @@ impl Pods {
     /// contain and that have no worker are left over from an earlier agent.
     async fn list_complete(&mut self) {
         for (uid, handle) in &self.workers {
-            if !self.listed.contains(uid) {
+            if !self.listed.contains(uid) && !self.statics.has(uid) {
                 let _ = handle.messages.send(Message::Gone);
             }
         }
@@ -153,6 +172,45 @@ impl Pods {
             {
                 tracing::warn!(uid, %error, "remove left-over pod folder failed");
             }
+        }
+    }
+
+    /// The first set. Pods of an earlier set that still run end before others take their names.
+    async fn adopt_statics(&mut self, set: Vec<Arc<Pod>>) {
+        self.statics.set(set);
+        for identity in self.context.cri.pods().await.unwrap_or_default() {
+            let orphan = Arc::new(worker::orphan(&identity));
+            if self.statics.is_older(&orphan) && !self.workers.contains_key(&identity.uid) {
+                self.statics.begin(&orphan);
+                self.spawn(orphan);
+                self.gone(&identity.uid);
+            }
+        }
+        self.start_statics();
+    }
+
+    fn set_statics(&mut self, set: Vec<Arc<Pod>>) {
+        for uid in self.statics.set(set) {
+            self.gone(&uid);
+        }
+        self.start_statics();
+    }
+
+    fn start_statics(&mut self) {
+        for pod in self.statics.startable() {
+            self.statics.begin(&pod);
+            self.context.mirrors.begin(&pod);
+            self.spawn(pod);
+        }
+    }
+
+    /// Nothing of the pod is left.
+    fn forget(&mut self, uid: &str) {
+        self.workers.remove(uid);
+        self.checkpoints.remove(uid);
+        if self.statics.end(uid) {
+            self.context.mirrors.end(uid);
+            self.start_statics();
         }
     }
 

@@ -17,7 +17,7 @@ use skep_tunnel::Keeper;
 use tokio::sync::{mpsc, watch};
 
 use crate::eviction::EvictionSettings;
-use crate::images::ImageSettings;
+use crate::images::{ImageSettings, ProviderSettings};
 
 /// Everything the agent needs. Use [`AgentConfig::new`] for the usual values and change what differs.
 #[derive(Clone)]
@@ -59,6 +59,27 @@ pub struct AgentConfig {
     pub eviction: EvictionSettings,
     /// When unused images are removed.
     pub images: ImageSettings,
+    pub system_logs: SystemLogs,
+    /// Programs that give credentials for pulls.
+    pub credential_providers: Option<ProviderSettings>,
+    /// The folder of static pods' manifests; `None`: there are none.
+    pub static_pods: Option<PathBuf>,
+}
+
+/// The node's own logs, which /logs of the kubelet API serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemLogs {
+    pub folder: PathBuf,
+    /// Whether queries are answered (KEP-2258).
+    pub query: bool,
+    /// The journal's folder; `None`: the machine's.
+    pub journal: Option<PathBuf>,
+}
+
+impl Default for SystemLogs {
+    fn default() -> SystemLogs {
+        SystemLogs { folder: PathBuf::from("/var/log"), query: false, journal: None }
+    }
 }
 
 /// What every pod may do.
@@ -116,6 +137,9 @@ impl AgentConfig {
             limits: PodLimits::default(),
             eviction: EvictionSettings::default(),
             images: ImageSettings::default(),
+            system_logs: SystemLogs::default(),
+            credential_providers: None,
+            static_pods: None,
         }
     }
 }

@@ -9,21 +9,24 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admit::Admission;
 use crate::allocation::Allocations;
 use crate::cgroup::PodCgroups;
-use crate::config::OtherParts;
+use crate::config::{OtherParts, SystemLogs};
 use crate::cri::Cri;
 use crate::cri::client::Features;
 use crate::cri::sandbox::NodeSettings;
 use crate::downward::Allocatable;
 use crate::events::Recorder;
 use crate::eviction::signals::Shortage;
-use crate::images::PullRecords;
+use crate::images::{CredentialProviders, PullRecords};
 use crate::plan::NodeView;
+use crate::server::access::Access;
 use crate::services::Services;
+use crate::static_pods::Mirrors;
 use crate::stats::Stats;
 use crate::volumes::VolumeManager;
 use skep_cni::NetworkState;
@@ -64,12 +67,21 @@ pub(crate) struct NodeContext {
     pub(crate) pod_cgroups: PodCgroups,
     /// Which pods may use which images.
     pub(crate) pulls: PullRecords,
+    /// Programs that know the credentials of registries.
+    pub(crate) providers: CredentialProviders,
     pub(crate) streaming_idle_timeout: Duration,
     /// The tunnels to API servers, for their counts.
     pub(crate) tunnels: Option<Keeper>,
     /// Panics of pods' workers and their actions.
     pub(crate) panics: AtomicU64,
     pub(crate) others: OtherParts,
+    /// Who may use the kubelet API.
+    pub(crate) access: Access,
+    /// The agent's settings as the kubelet API shows them.
+    pub(crate) configuration: Value,
+    pub(crate) system_logs: SystemLogs,
+    /// The API's view of static pods.
+    pub(crate) mirrors: Mirrors,
 }
 
 impl NodeContext {
@@ -116,6 +128,11 @@ impl NodeContext {
 
     pub(crate) fn pods(&self) -> Vec<Pod> {
         lock(&self.pods).values().cloned().collect()
+    }
+
+    /// The pod of that uid, as its worker sees it.
+    pub(crate) fn pod_of(&self, uid: &str) -> Option<Pod> {
+        lock(&self.pods).get(uid).cloned()
     }
 
     /// Whether one of the pods is such.

@@ -9,6 +9,8 @@ pub enum NodeError {
     Io { operation: &'static str, path: String, source: std::io::Error },
     #[error("allowed unsafe sysctls: {0}")]
     UnsafeSysctls(#[from] crate::admit::NotNamespaced),
+    #[error("credential providers: {0}")]
+    CredentialProviders(#[from] crate::images::ProviderError),
     #[error("serving certificate: {0}")]
     Tls(String),
 }

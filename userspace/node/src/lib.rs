@@ -9,6 +9,7 @@ mod agent;
 pub mod allocation;
 mod cgroup;
 pub mod config;
+mod configuration;
 mod context;
 pub mod cri;
 pub mod downward;
@@ -27,10 +28,12 @@ pub mod rejection;
 pub mod resources;
 mod server;
 pub mod services;
+mod static_pods;
 mod stats;
 mod tls;
 mod tunnels;
 pub mod volumes;
+mod watched_folder;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap};
@@ -50,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 use admit::{Admission, UnsafeSysctls};
 pub use config::{
     AgentConfig, Events, FlowSource, Inputs, MetricsSource, OtherParts, PodLimits, ServerTunnels, ServingTls,
+    SystemLogs,
 };
 use context::NodeContext;
 use cri::Cri;
@@ -70,6 +74,7 @@ pub use tunnels::names_servers;
 pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -> Result<(), NodeError> {
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
+    let configuration = configuration::document(&config);
     let AgentConfig {
         name,
         client,
@@ -92,6 +97,9 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         limits,
         eviction,
         images,
+        system_logs,
+        credential_providers,
+        static_pods,
     } = config;
     let Inputs { pods, services, tunnels, network, others } = inputs;
     let root = prepare_root(&root_dir)?;
@@ -104,8 +112,11 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
+    let providers = credential_providers.as_ref().map(images::CredentialProviders::open);
+    let pulls = (pulls, providers.transpose()?.unwrap_or_default());
+    let shown = (configuration, system_logs);
     let facts =
-        Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, others };
+        Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, others, shown };
     let opened = open_context(facts, client.clone(), cri.clone())?;
     let Opened { context, changes, registered, shortages } = opened;
     let (ips, port, network) = (node_ips, listen.port(), context.network.clone());
@@ -123,16 +134,37 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(server.run(stop.clone()));
     tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
-    spawn_pods(&mut tasks, context, (pods, changes), (eviction, collector, shortages), &stop);
+    let statics = spawn_static_pods(&mut tasks, static_pods, &context, &stop);
+    spawn_pods(&mut tasks, context, (pods, statics, changes), (eviction, collector, shortages), &stop);
     until_stopped(tasks, &stop).await;
     Ok(())
+}
+
+/// The pods of the folder and their mirrors. Without a folder there are none.
+fn spawn_static_pods(
+    tasks: &mut JoinSet<()>,
+    folder: Option<PathBuf>,
+    context: &Arc<NodeContext>,
+    stop: &CancellationToken,
+) -> mpsc::Receiver<Vec<Arc<Pod>>> {
+    let (sets_in, sets) = mpsc::channel(1);
+    if let Some(folder) = folder {
+        let node = (folder, context.node.clone());
+        tasks.spawn(static_pods::follow(node, context.events.clone(), sets_in, stop.clone()));
+    }
+    tasks.spawn(static_pods::Mirrors::keep(context.clone(), stop.clone()));
+    sets
 }
 
 /// The pods' workers, their volumes and figures, and the end of pods that use too much.
 fn spawn_pods(
     tasks: &mut JoinSet<()>,
     context: Arc<NodeContext>,
-    (pods, changes): (Events<Pod>, mpsc::UnboundedReceiver<ObjectKey>),
+    (pods, statics, changes): (
+        Events<Pod>,
+        mpsc::Receiver<Vec<Arc<Pod>>>,
+        mpsc::UnboundedReceiver<ObjectKey>,
+    ),
     (eviction, images, shortages): (
         EvictionSettings,
         images::ImageCollector,
@@ -145,7 +177,7 @@ fn spawn_pods(
     let (evicted, evictions) = mpsc::channel(16);
     let evictor = eviction::Evictor::new((context.clone(), eviction, images), shortages, evicted);
     tasks.spawn(evictor.run(stop.clone()));
-    tasks.spawn(agent::Agent { context, pods, changes, evictions, stop: stop.clone() }.run());
+    tasks.spawn(agent::Agent { context, pods, statics, changes, evictions, stop: stop.clone() }.run());
 }
 
 /// What the agent's parts know of the node.
@@ -159,8 +191,10 @@ struct Facts<'a> {
     network: watch::Receiver<NetworkState>,
     limits: PodLimits,
     features: Features,
-    pulls: images::PullRecords,
+    pulls: (images::PullRecords, images::CredentialProviders),
     others: OtherParts,
+    /// The agent's settings, and the node's logs; the kubelet API shows them.
+    shown: (serde_json::Value, SystemLogs),
 }
 
 /// What every part uses, and what single parts write or read.
@@ -207,7 +241,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
     events.node(name, false, "Starting", "Starting kubelet.");
     let context = NodeContext {
         node: name.to_owned(),
-        client,
+        client: client.clone(),
         cri,
         settings: facts.settings,
         node_view: plan::NodeView { ips },
@@ -227,11 +261,16 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
         features: facts.features,
         stats: stats::Stats::new(),
         pod_cgroups: cgroup::PodCgroups::new(facts.limits.max_pids),
-        pulls: facts.pulls,
+        pulls: facts.pulls.0,
+        providers: facts.pulls.1,
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
         tunnels: facts.keeper,
         panics: AtomicU64::new(0),
         others: facts.others,
+        access: server::access::Access::new(name, client),
+        configuration: facts.shown.0,
+        system_logs: facts.shown.1,
+        mirrors: static_pods::Mirrors::default(),
     };
     Ok(Opened { context: Arc::new(context), changes, registered, shortages })
 }

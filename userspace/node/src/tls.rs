@@ -16,7 +16,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The kubelet API's TLS. Clients without a certificate of the CA for kubelets' clients may connect; they can reach only /healthz.
+/// The kubelet API's TLS. Clients without a certificate of the CA for kubelets' clients may connect; they show a token.
 pub(crate) fn server(tls: &ServingTls) -> Result<ServerConfig, NodeError> {
     let bad = |error: &dyn std::fmt::Display| NodeError::Tls(error.to_string());
     let chain = CertificateDer::pem_slice_iter(tls.certificate.as_bytes())

@@ -172,6 +172,10 @@ impl Cri {
         call!(self.runtime, exec_sync, request)
     }
 
+    pub async fn checkpoint(&self, request: api::CheckpointContainerRequest) -> Result<(), CriError> {
+        call!(self.runtime, checkpoint_container, request).map(drop)
+    }
+
     pub async fn exec_url(&self, request: api::ExecRequest) -> Result<String, CriError> {
         Ok(call!(self.runtime, exec, request)?.url)
     }

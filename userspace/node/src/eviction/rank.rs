@@ -7,6 +7,7 @@ use skep_api::fit;
 
 use super::pressure::Observations;
 use super::signals::{Signal, Threshold};
+use crate::static_pods::is_static;
 
 /// Pods with at least this priority belong to the cluster.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
@@ -32,9 +33,7 @@ impl Candidate {
 /// Whether the node never evicts the pod for a shortage: static pods, and pods that the cluster itself needs.
 pub fn is_critical(pod: &Pod) -> bool {
     let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-    let annotations = pod.metadata.annotations.as_ref();
-    priority >= CRITICAL_PRIORITY
-        || annotations.is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"))
+    priority >= CRITICAL_PRIORITY || is_static(pod)
 }
 
 fn requested(pod: &Pod, signal: Signal) -> i64 {

@@ -120,7 +120,7 @@ impl Records {
 }
 
 /// The image's name without tag and digest.
-fn repository(image: &str) -> &str {
+pub(super) fn repository(image: &str) -> &str {
     let name = image.split('@').next().unwrap_or(image);
     match name.rsplit_once(':') {
         Some((front, tag)) if !tag.contains('/') => front,

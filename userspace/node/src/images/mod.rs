@@ -4,12 +4,15 @@ mod access;
 mod archive;
 mod collect;
 mod import;
+mod providers;
 mod settings;
 
 pub(crate) use access::{PullRecords, SecretId};
 pub use archive::ArchiveError;
 pub(crate) use collect::ImageCollector;
 pub use import::{ImportError, import_folder};
+pub(crate) use providers::CredentialProviders;
+pub use providers::{ProviderError, ProviderSettings};
 pub use settings::ImageSettings;
 
 use std::collections::HashMap;

@@ -3,18 +3,16 @@
 //! In: the file, the lines that `kubectl logs` selects. Out: the text in pieces, and what the container appends while
 //! the client follows.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustix::fs::inotify;
 use tokio::fs::File;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader, SeekFrom};
 use tokio::sync::{mpsc, watch};
 
 use super::parse;
+use crate::watched_folder::{WatchFlags, WatchedFolder};
 
 /// The lines that the client selects, and their form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,7 +52,7 @@ pub(crate) async fn stream(
     ended: impl Fn() -> bool + Send,
     mut changes: watch::Receiver<u64>,
 ) -> std::io::Result<()> {
-    let watcher = if selection.follow { Some(Watcher::new(path)?) } else { None };
+    let watcher = if selection.follow { Some(watch(path)?) } else { None };
     let mut file = BufReader::new(File::open(path).await?);
     let start = match selection.tail {
         Some(lines) => tail_offset(file.get_mut(), lines).await?,
@@ -170,28 +168,9 @@ async fn rotated(open: &BufReader<File>, path: &Path) -> bool {
 }
 
 /// Notices writes to a file and its replacement.
-struct Watcher {
-    fd: AsyncFd<OwnedFd>,
-}
-
-impl Watcher {
-    fn new(path: &Path) -> std::io::Result<Watcher> {
-        let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        inotify::add_watch(&fd, folder, flags)?;
-        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd provides the required I/O safety")]
-        let fd = AsyncFd::new(fd)?;
-        Ok(Watcher { fd })
-    }
-
-    async fn changed(&self) -> std::io::Result<()> {
-        let mut ready = self.fd.readable().await?;
-        let mut buffer = [0_u8; 4096];
-        while rustix::io::read(self.fd.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
-        ready.clear_ready();
-        Ok(())
-    }
+fn watch(path: &Path) -> std::io::Result<WatchedFolder> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    WatchedFolder::new(folder, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)
 }
 
 #[cfg(test)]

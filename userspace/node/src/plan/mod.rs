@@ -100,6 +100,12 @@ impl Steps<'_> {
     }
 }
 
+/// The status of the condition Ready.
+pub fn ready(status: Option<&PodStatus>) -> Option<&str> {
+    let conditions = status?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
+}
+
 /// The grace period in the pod's spec, which a deletion may override.
 pub fn spec_grace(pod: &Pod) -> SignedDuration {
     let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);

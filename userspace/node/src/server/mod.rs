@@ -1,10 +1,12 @@
 //! The kubelet API over TLS, which the API server calls.
 //!
 //! In: requests for logs, exec, attach, port-forward, pods, statistics and flows. Out: answers from the runtime and the agent's
-//! context. Without the API server's certificate only /healthz is allowed.
+//! context. The API server's certificate may do everything, a token what the API server says of it.
 
+pub(crate) mod access;
 mod answer;
 mod cadvisor;
+mod checkpoint;
 mod connections;
 mod exposition;
 mod flows;
@@ -14,8 +16,10 @@ mod metrics;
 mod proxy;
 mod query;
 mod resource_metrics;
+mod running_pods;
 mod spdy;
 mod summary;
+mod system_logs;
 mod websocket;
 
 use std::convert::Infallible;
@@ -47,7 +51,7 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time for a request's headers, and for which an idle connection stays open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The time of a connection without an allowed certificate, after its handshake.
+/// The time of a connection, after its handshake, until its client has shown who it is.
 const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bound kubelet API.
@@ -113,24 +117,33 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeC
         Err(_) => return,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let allowed = certificate.is_some_and(|c| is_api_server(c.as_ref()));
-    if allowed {
-        slot.allowed();
+    let is_api_server = certificate.is_some_and(|c| is_api_server(c.as_ref()));
+    // Cancelled once the client has shown who it is.
+    let known = CancellationToken::new();
+    if is_api_server {
+        known.cancel();
     }
+    let of_requests = known.clone();
     let service = hyper::service::service_fn(move |request| {
-        let context = context.clone();
-        async move { Ok::<_, Infallible>(route(&context, allowed, request).await) }
+        let (context, known) = (context.clone(), of_requests.clone());
+        async move { Ok::<_, Infallible>(authorized(&context, is_api_server, &known, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(allowed)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // Others may ask for /healthz only, which takes no time.
-    let limit = if allowed { Duration::MAX } else { UNKNOWN_TIMEOUT };
-    if let Ok(Err(error)) = timeout(limit, connection).await {
-        tracing::debug!(%error, "connection failed");
+    let stays_unknown = async {
+        if timeout(UNKNOWN_TIMEOUT, known.cancelled()).await.is_ok() {
+            slot.allowed();
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%error, "connection failed");
+        },
+        () = stays_unknown => {}
     }
 }
 
@@ -140,17 +153,39 @@ fn is_api_server(certificate: &[u8]) -> bool {
     matches!(names.as_slice(), [Ok(API_SERVER)])
 }
 
-async fn route(context: &Arc<NodeContext>, allowed: bool, request: Request<Incoming>) -> Response<Body> {
+async fn authorized(
+    context: &Arc<NodeContext>,
+    is_api_server: bool,
+    known: &CancellationToken,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    if !is_api_server {
+        if let Err(refusal) = context.access.check(&head).await {
+            return *refusal;
+        }
+        known.cancel();
+    }
+    route(context, Request::from_parts(head, body)).await
+}
+
+async fn route(context: &Arc<NodeContext>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    if let ["healthz", ..] = parts.as_slice() {
-        return text(StatusCode::OK, "ok");
-    }
-    if !allowed {
-        return text(StatusCode::UNAUTHORIZED, "Unauthorized");
-    }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match parts.as_slice() {
+        ["healthz", ..] => text(StatusCode::OK, "ok"),
+        ["configz"] => json(&context.configuration),
+        ["runningpods"] => running_pods::serve(&context.cri).await,
+        ["logs", ..] => {
+            let below = path.trim_start_matches('/').strip_prefix("logs").unwrap_or_default();
+            let below = query::percent_decode(below.trim_start_matches('/'));
+            system_logs::serve(&context.system_logs, request.method(), &below, &query).await
+        }
+        ["checkpoint", namespace, pod, container] => match context.pod(namespace, pod) {
+            Some(pod) => checkpoint::serve(context, request.method(), &pod, container, &query).await,
+            None => no_pod(namespace, pod),
+        },
         ["pods"] => json(&serde_json::json!({
             "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": context.pods(),
         })),

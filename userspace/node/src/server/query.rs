@@ -31,11 +31,15 @@ impl Query {
 }
 
 fn decode(text: &str) -> String {
+    percent_decode(&text.replace('+', " "))
+}
+
+/// A text without its escapes.
+pub(super) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'+' => out.push(b' '),
             b'%' => {
                 let mut ahead = bytes.clone();
                 let digits = [ahead.next(), ahead.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)));

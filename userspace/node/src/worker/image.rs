@@ -132,18 +132,26 @@ async fn pull(
     Ok(found)
 }
 
-/// Pulls with the credentials that the registry accepts first; without any if the pod has none for the registry.
+/// Pulls with the credentials that the registry accepts first: those of the pod's Secrets, then those of the node's credential
+/// providers; without any if there are none for the registry. An image that the node's credentials brought is for every pod.
 async fn pull_with_any(job: &Job, image: &str) -> Result<Option<SecretId>, CriError> {
     let cri = &job.context.cri;
-    let mut candidates = images::credentials(&job.context.client, &job.pod, image).await.into_iter();
-    let Some(mut candidate) = candidates.next() else { return cri.pull(image, None).await.map(|_| None) };
-    loop {
-        let pulled = cri.pull(image, Some(candidate.auth)).await;
-        candidate = match (pulled, candidates.next()) {
-            (Ok(_), _) => return Ok(Some(candidate.secret)),
-            (Err(error), None) => return Err(error),
-            (Err(_), Some(next)) => next,
-        };
+    let mut refusal = None;
+    for candidate in images::credentials(&job.context.client, &job.pod, image).await {
+        match cri.pull(image, Some(candidate.auth)).await {
+            Ok(_) => return Ok(Some(candidate.secret)),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    for auth in job.context.providers.credentials(image).await {
+        match cri.pull(image, Some(auth)).await {
+            Ok(_) => return Ok(None),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => cri.pull(image, None).await.map(|_| None),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, m
 use crate::volumes::VolumeWatch;
 pub(crate) use allocate::recorded;
 use job::Job;
+pub(crate) use report::{SendResult, send_status};
 pub(crate) use supervise::spawn;
 use supervise::{Known, Shared};
 

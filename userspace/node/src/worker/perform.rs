@@ -89,29 +89,51 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
     }
     // The pod's resolv.conf names the cluster's DNS Service.
     context.services.wait_until_listed().await;
+    let handler = runtime_handler(job).await;
+    if let Err(error) = user_namespace(job, &handler) {
+        return sandbox_failed(job, error);
+    }
     let config = match sandbox_config(job, attempt) {
         Ok(config) => config,
-        Err(error) => return failed("FailedCreatePodSandBox", error),
+        Err(error) => return sandbox_failed(job, error),
     };
     if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
-        return failed("FailedCreatePodSandBox", error);
+        return sandbox_failed(job, error);
     }
     if let Err(error) = network_ready(job).await {
         let message = error.to_string();
         context.events.pod(&job.pod, None, true, "NetworkNotReady", message.clone());
         return failed("NetworkNotReady", message);
     }
-    let handler = runtime_handler(job).await;
     match context.cri.run_sandbox(config, &handler).await {
         Ok(id) => {
             context.set_owner(&id, &job.uid);
             Outcome::Done
         }
-        Err(error) => {
-            let message = format!("Failed to create pod sandbox: {error}");
-            context.events.pod(&job.pod, None, true, "FailedCreatePodSandBox", message.clone());
-            failed("FailedCreatePodSandBox", message)
-        }
+        Err(error) => sandbox_failed(job, error),
+    }
+}
+
+fn sandbox_failed(job: &Job, error: impl std::fmt::Display) -> Outcome {
+    let message = format!("Failed to create pod sandbox: {error}");
+    job.context.events.pod(&job.pod, None, true, "FailedCreatePodSandBox", message.clone());
+    failed("FailedCreatePodSandBox", message)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NoUserNamespace {
+    #[error("can't set `spec.hostUsers: false`, runtime does not support user namespaces")]
+    Runtime,
+    #[error("can't set `spec.hostUsers: false`, RuntimeClass handler {0:?} does not support user namespaces")]
+    Handler(String),
+}
+
+/// A pod that wants a user namespace of its own waits, as with upstream's kubelet: the agent asks no runtime for one.
+fn user_namespace(job: &Job, handler: &str) -> Result<(), NoUserNamespace> {
+    match job.pod.spec.as_ref().and_then(|spec| spec.host_users) {
+        Some(false) if handler.is_empty() => Err(NoUserNamespace::Runtime),
+        Some(false) => Err(NoUserNamespace::Handler(handler.to_owned())),
+        _ => Ok(()),
     }
 }
 

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::{Done, Worker};
 use crate::names;
-use crate::plan::merge_reported;
 use crate::plan::model::Volumes;
+use crate::plan::{merge_reported, ready};
+use crate::static_pods::is_static;
 use crate::volumes::payload;
 
 pub(super) const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -24,7 +25,8 @@ pub(super) struct Reported {
     result: Result<SendResult, kube::Error>,
 }
 
-enum SendResult {
+/// The answer to a status that was sent.
+pub(crate) enum SendResult {
     /// The API server accepted the status; its pod now.
     Accepted(Box<Pod>),
     /// The pod had changed; the pod now.
@@ -42,6 +44,12 @@ impl Worker {
             self.context.show_pod(&self.uid, Some(shown));
             self.shown = Some(status.clone());
         }
+        if is_static(&self.pod) {
+            // Its mirror shows the status; see `static_pods`.
+            self.pod = Arc::new(merge_reported((*self.pod).clone(), Some(&status)));
+            self.observed.memory.reported = Some(status);
+            return;
+        }
         let memory = &self.observed.memory;
         if self.reporting || memory.gone || memory.reported.as_ref() == Some(&status) {
             if !self.reporting {
@@ -56,7 +64,7 @@ impl Worker {
         self.reporting = true;
         let (client, pod) = (self.context.client.clone(), self.pod.clone());
         self.tasks.spawn(async move {
-            let result = send(client, &pod, &status).await;
+            let result = send_status(client, &pod, &status).await;
             Done::Reported(Box::new(Reported { status, result }))
         });
     }
@@ -106,12 +114,12 @@ impl Worker {
     }
 }
 
-fn ready(status: Option<&PodStatus>) -> Option<&str> {
-    let conditions = status?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
-}
-
-async fn send(client: kube::Client, pod: &Pod, status: &PodStatus) -> Result<SendResult, kube::Error> {
+/// Sends the status of a pod, if the pod is as it is known.
+pub(crate) async fn send_status(
+    client: kube::Client,
+    pod: &Pod,
+    status: &PodStatus,
+) -> Result<SendResult, kube::Error> {
     let (name, namespace, uid) = names::of(pod);
     let api: Api<Pod> = Api::namespaced(client, &namespace);
     let mut body = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;

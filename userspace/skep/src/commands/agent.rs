@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::agent_gateway::{DataPlane, IngressArguments};
+use super::agent_kubelet::KubeletArguments;
 use super::{duration, flow_timeout, hold_sockets};
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
@@ -176,6 +177,8 @@ pub(crate) struct Agent {
     image_gc_low_threshold: u8,
     #[command(flatten)]
     ingress: IngressArguments,
+    #[command(flatten)]
+    kubelet: KubeletArguments,
     /// Close a stream of exec, attach or port-forward that carries nothing for this long
     #[arg(long, default_value = "4h", value_parser = duration)]
     streaming_connection_idle_timeout: Duration,
@@ -487,6 +490,7 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
         streaming_idle_timeout: agent.streaming_connection_idle_timeout,
     };
     config.eviction = eviction(agent)?;
+    agent.kubelet.apply(&mut config);
     config.images.high_percent = agent.image_gc_high_threshold;
     config.images.low_percent = agent.image_gc_low_threshold.min(agent.image_gc_high_threshold);
     Ok(config)

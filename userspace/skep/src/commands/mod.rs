@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod agent;
 mod agent_gateway;
+mod agent_kubelet;
 mod audit;
 mod authentication;
 pub(crate) mod backup;
