@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -17,6 +17,9 @@ const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// What a path of an Ingress may have, and one of a request has only escaped.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'#').add(b'?');
 
+/// Of an Ingress without annotations.
+static UNSET: LazyLock<Arc<Settings>> = LazyLock::new(Arc::default);
+
 pub(super) struct IngressFacts {
     /// Seconds since 1970.
     pub(super) created: i64,
@@ -28,7 +31,8 @@ pub(super) struct IngressFacts {
     pub(super) problems: Vec<Problem>,
     pub(super) status: BTreeSet<IpAddr>,
     pub(super) counters: Arc<RouteCounters>,
-    pub(super) settings: Settings,
+    /// Ingresses without annotations of the gateway share them.
+    pub(super) settings: Arc<Settings>,
     /// Of the settings, and at work since the Ingress had them first.
     pub(super) rate: Option<Arc<RateLimit>>,
     /// Those that the settings are made from.
@@ -74,11 +78,23 @@ impl IngressFacts {
         let annotation = || meta.annotations.as_ref()?.get(CLASS_ANNOTATION);
         let spec = ingress.spec.as_ref();
         let class = spec.and_then(|spec| spec.ingress_class_name.as_ref()).or_else(annotation);
-        let (settings, findings) = Settings::parse(meta.annotations.as_ref());
+        let is_own = |(name, _): &(&String, &String)| name.starts_with(PREFIX);
+        let annotations: BTreeMap<String, String> = meta
+            .annotations
+            .iter()
+            .flatten()
+            .filter(is_own)
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let (settings, findings) = match annotations.is_empty() {
+            true => (UNSET.clone(), Vec::new()),
+            false => {
+                let (settings, findings) = Settings::parse(meta.annotations.as_ref());
+                (Arc::new(settings), findings)
+            }
+        };
         let rates = settings.rates();
         let kept = old.and_then(|old| old.rate.clone()).filter(|kept| Some(kept.rates()) == rates.as_ref());
-        let is_own = |(name, _): &(&String, &String)| name.starts_with(PREFIX);
-        let annotations = meta.annotations.iter().flatten().filter(is_own);
         let mut facts = IngressFacts {
             created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             class: class.map(|class| class.as_str().into()),
@@ -92,7 +108,7 @@ impl IngressFacts {
                 None => Arc::new(RouteCounters::new(format!("ingress/{key}"))),
             },
             rate: kept.or_else(|| rates.map(|rates| Arc::new(RateLimit::new(rates)))),
-            annotations: annotations.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            annotations,
             settings,
         };
         let Some(spec) = spec else { return facts };

@@ -24,18 +24,18 @@ pub(super) struct Units {
     next: usize,
     unit_of: HashMap<Arc<str>, usize>,
     /// Ingresses, of any class.
-    with_host: HashMap<HostPattern, BTreeSet<Arc<str>>>,
-    with_users: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    with_host: HashMap<HostPattern, Vec<Arc<str>>>,
+    with_users: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Ingresses that changed.
     stale: BTreeSet<Arc<str>>,
 }
 
-/// What is in force of some Ingresses.
+/// What is in force of some Ingresses. There may be thousands.
 struct Unit {
-    ingresses: BTreeSet<Arc<str>>,
-    hosts: BTreeSet<HostPattern>,
-    problems: Vec<Problem>,
-    backends: BTreeSet<(usize, Arc<str>)>,
+    ingresses: Box<[Arc<str>]>,
+    hosts: Box<[HostPattern]>,
+    problems: Box<[Problem]>,
+    backends: Box<[(usize, Arc<str>)]>,
 }
 
 impl Units {
@@ -51,10 +51,10 @@ impl Units {
         }
         if let Some(facts) = new {
             for host in hosts_of(facts) {
-                self.with_host.entry(host).or_default().insert(key.clone());
+                self.with_host.entry(host).or_default().push(key.clone());
             }
             if let Ok(Some(secret)) = facts.settings.users_of(key) {
-                self.with_users.entry(secret).or_default().insert(key.clone());
+                self.with_users.entry(secret).or_default().push(key.clone());
             }
         }
         self.stale.insert(key.clone());
@@ -126,22 +126,23 @@ impl Units {
             ingresses.iter().filter_map(|key| Some((key, index.claimed_one(key)?))).collect();
         by_age.sort_by_key(|(key, facts)| (facts.created, *key));
         let Compiled { routes, problems, backends } = compile(index, &by_age, &mut self.backends);
-        let hosts = routes.patterns().collect();
+        let hosts = routes.patterns().collect::<BTreeSet<_>>().into_iter().collect();
         Arc::make_mut(&mut self.routes).absorb(routes);
         let number = self.next;
         self.next += 1;
         self.unit_of.extend(ingresses.iter().map(|key| (key.clone(), number)));
-        self.units.insert(number, Unit { ingresses, hosts, problems, backends });
+        let (ingresses, backends) = (ingresses.into_iter().collect(), backends.into_iter().collect());
+        self.units.insert(number, Unit { ingresses, hosts, problems: problems.into(), backends });
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.units.values().flat_map(|unit| &unit.problems)
+        self.units.values().flat_map(|unit| unit.problems.iter())
     }
 }
 
-fn remove<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Arc<str>>>, at: &K, key: &Arc<str>) {
+fn remove<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<Arc<str>>>, at: &K, key: &Arc<str>) {
     if let Some(keys) = map.get_mut(at) {
-        keys.remove(key);
+        keys.retain(|known| known != key);
         if keys.is_empty() {
             map.remove(at);
         }
