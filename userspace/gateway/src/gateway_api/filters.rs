@@ -17,7 +17,8 @@ use crate::config::{Mirror, Retry, Route, Timeouts};
 use crate::filters::{Cors, Filters, HeaderChanges, Origin, PathRewrite, Redirect};
 
 /// They frame a message, and are the gateway's.
-const FRAMING: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+pub(super) const FRAMING: [HeaderName; 6] =
+    [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// The filters of a rule. `matched`: the prefix that its match is for.
 pub(super) fn of_rule(
@@ -148,7 +149,7 @@ pub(super) fn retry(spec: &RetrySpec) -> Result<Retry, Fault> {
 }
 
 /// A duration of the API (GEP-2257): up to four numbers with the units h, m, s and ms.
-fn duration(text: &str) -> Result<Duration, Fault> {
+pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
     let bad = || Fault::new("UnsupportedValue", format!("{text} is not a duration"));
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {

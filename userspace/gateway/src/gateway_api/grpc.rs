@@ -6,9 +6,9 @@ use http::StatusCode;
 
 use super::backends::Resolver;
 use super::conditions::Fault;
-use super::filters;
 use super::http_rules::{HostlessRule, backends, headers};
 use super::kinds::{GrpcMatch, GrpcMethod, GrpcRule};
+use super::{filters, sessions};
 use crate::config::Route;
 use crate::counters::RouteCounters;
 use crate::routing::{Conditions, PathMatch};
@@ -20,13 +20,15 @@ pub(super) fn compile(
 ) -> Result<Vec<HostlessRule>, Fault> {
     let mut out = Vec::new();
     let every = [GrpcMatch::default()];
-    for rule in rules {
+    for (number, rule) in rules.iter().enumerate() {
+        let policy = sessions::policy(rule.session_persistence.as_ref(), resolver.route, number)?;
         let matches = if rule.matches.is_empty() { &every[..] } else { &rule.matches };
         for wanted in matches {
             let (path, last_element) = path_of(wanted.method.as_ref())?;
             let mut route = Route {
                 counters: counters.clone(),
                 unserved: Some(StatusCode::INTERNAL_SERVER_ERROR),
+                policy: policy.clone(),
                 ..Route::default()
             };
             filters::of_rule(&rule.filters, "/", &mut route, resolver)?;

@@ -7,8 +7,8 @@ use http::{HeaderName, Method, StatusCode};
 
 use super::backends::Resolver;
 use super::conditions::Fault;
-use super::filters;
 use super::kinds::{BackendRef, HttpMatch, HttpRule, NamedMatch};
+use super::{filters, sessions};
 use crate::config::{Route, RouteBackend};
 use crate::counters::RouteCounters;
 use crate::routing::{Conditions, PathMatch, normalise};
@@ -24,7 +24,8 @@ pub(super) fn compile(
 ) -> Result<Vec<HostlessRule>, Fault> {
     let mut out = Vec::new();
     let every = [HttpMatch::default()];
-    for rule in rules {
+    for (number, rule) in rules.iter().enumerate() {
+        let policy = sessions::policy(rule.session_persistence.as_ref(), resolver.route, number)?;
         let matches = if rule.matches.is_empty() { &every[..] } else { &rule.matches };
         for wanted in matches {
             let (path, matched) = path_of(wanted)?;
@@ -33,6 +34,7 @@ pub(super) fn compile(
                 timeouts: filters::timeouts(rule.timeouts.as_ref())?,
                 retry: rule.retry.as_ref().map(filters::retry).transpose()?,
                 unserved: Some(StatusCode::INTERNAL_SERVER_ERROR),
+                policy: policy.clone(),
                 ..Route::default()
             };
             filters::of_rule(&rule.filters, &matched, &mut route, resolver)?;

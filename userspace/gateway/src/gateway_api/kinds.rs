@@ -139,8 +139,16 @@ records! {
         backend_refs: Vec<BackendRef>,
         timeouts: Option<TimeoutsSpec>,
         retry: Option<RetrySpec>,
-        session_persistence: Option<Value>,
+        session_persistence: Option<SessionSpec>,
     }
+    SessionSpec {
+        session_name: Option<String>,
+        absolute_timeout: Option<String>,
+        idle_timeout: Option<String>,
+        r#type: Option<String>,
+        cookie_config: Option<CookieSpec>,
+    }
+    CookieSpec { lifetime_type: Option<String>, }
     HttpMatch {
         path: Option<PathSpec>,
         headers: Vec<NamedMatch>,
@@ -195,7 +203,7 @@ records! {
         matches: Vec<GrpcMatch>,
         filters: Vec<Filter>,
         backend_refs: Vec<BackendRef>,
-        session_persistence: Option<Value>,
+        session_persistence: Option<SessionSpec>,
     }
     GrpcMatch { method: Option<GrpcMethod>, headers: Vec<NamedMatch>, }
     GrpcMethod { r#type: Option<String>, service: Option<String>, method: Option<String>, }

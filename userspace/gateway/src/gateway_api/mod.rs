@@ -21,6 +21,7 @@ mod policies;
 mod publish;
 mod published;
 mod routing;
+mod sessions;
 mod statuses;
 #[cfg(test)]
 mod tests;

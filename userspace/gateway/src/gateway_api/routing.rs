@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::attached::{Attached, Made, Place};
 use super::backends::{Backends, Resolver};
 use super::conditions::Fault;
-use super::kinds::{BackendRef, GrpcRoute, HttpRoute, StreamRule};
+use super::kinds::{BackendRef, GrpcRoute, HttpRoute, SessionSpec, StreamRule};
 use super::listeners::{GatewayListeners, age};
 use super::objects::{Key, Objects};
 use super::parents::{ParentVerdict, RouteHead};
@@ -62,12 +62,14 @@ enum Rules<'a> {
 
 impl Rules<'_> {
     fn note(&self) -> &'static str {
-        let has_session = match self {
-            Rules::Http(rules) => rules.iter().any(|rule| rule.session_persistence.is_some()),
-            Rules::Grpc(rules) => rules.iter().any(|rule| rule.session_persistence.is_some()),
-            Rules::Stream(_) => false,
+        let note = |session: &Option<SessionSpec>| session.as_ref().map(SessionSpec::note);
+        let mut notes: Vec<&'static str> = match self {
+            Rules::Http(rules) => rules.iter().filter_map(|rule| note(&rule.session_persistence)).collect(),
+            Rules::Grpc(rules) => rules.iter().filter_map(|rule| note(&rule.session_persistence)).collect(),
+            Rules::Stream(_) => Vec::new(),
         };
-        if has_session { "sessionPersistence has no effect" } else { "" }
+        notes.retain(|note| !note.is_empty());
+        notes.first().copied().unwrap_or_default()
     }
 }
 

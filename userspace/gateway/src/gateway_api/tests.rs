@@ -356,9 +356,16 @@ fn a_gateway_without_an_open_listener_has_no_service() {
 
 #[test]
 fn an_accepted_route_says_which_fields_have_no_effect() {
-    for (session, message) in
-        [(json!({"type": "Cookie"}), "sessionPersistence has no effect"), (Value::Null, "")]
-    {
+    for (session, message) in [
+        (json!({"type": "Cookie", "idleTimeout": "1h"}), "sessionPersistence.idleTimeout has no effect"),
+        (
+            json!({"type": "Header", "absoluteTimeout": "1h"}),
+            "sessionPersistence.absoluteTimeout has an effect on permanent cookies only",
+        ),
+        (json!({"absoluteTimeout": "1h", "cookieConfig": {"lifetimeType": "Permanent"}}), ""),
+        (json!({"type": "Header"}), ""),
+        (Value::Null, ""),
+    ] {
         let mut index = index();
         gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
         let rules = json!([{"backendRefs": [{"name": "web", "port": 80}], "sessionPersistence": session}]);
@@ -371,5 +378,39 @@ fn an_accepted_route_says_which_fields_have_no_effect() {
             (accepted["status"].as_str(), accepted["message"].as_str()),
             (Some("True"), Some(message))
         );
+    }
+}
+
+#[test]
+fn sessions_are_kept_by_a_cookie_or_a_header() {
+    use crate::policy::Balance;
+    let balance = |session: Value| {
+        let mut index = index();
+        gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
+        let rules = json!([{"backendRefs": [{"name": "web", "port": 80}], "sessionPersistence": session}]);
+        http_route(&mut index, "a/one", json!({"parentRefs": [{"name": "main"}], "rules": rules}));
+        let config = index.compile(0).config;
+        let route =
+            found(&config, 80, "x.com", "/").map(|route| route.policy.as_ref().unwrap().balance.clone());
+        route.ok_or_else(|| said(&index, "HTTPRoute", "/parents/0/conditions", "Accepted"))
+    };
+    let cookie = |session| match balance(session) {
+        Ok(Balance::Cookie(cookie)) => (cookie.name.to_string(), cookie.attributes.to_string()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(cookie(json!({"sessionName": "S"})), ("S".to_owned(), "; Path=/; HttpOnly".to_owned()));
+    let permanent =
+        json!({"sessionName": "S", "absoluteTimeout": "1h", "cookieConfig": {"lifetimeType": "Permanent"}});
+    assert_eq!(cookie(permanent).1, "; Path=/; HttpOnly; Max-Age=3600");
+    assert!(cookie(json!({"type": "Cookie"})).0.starts_with("skep-session-"));
+    let header = balance(json!({"type": "Header", "sessionName": "X-Session"}));
+    assert_eq!(header, Ok(Balance::Header(http::HeaderName::from_static("x-session"))));
+    for bad in [
+        json!({"sessionName": "a b"}),
+        json!({"type": "Header", "sessionName": "Transfer-Encoding"}),
+        json!({"type": "Header", "sessionName": "Set-Cookie"}),
+        json!({"cookieConfig": {"lifetimeType": "Permanent"}}),
+    ] {
+        assert_eq!(balance(bad.clone()), Err("False/UnsupportedValue".to_owned()), "{bad}");
     }
 }

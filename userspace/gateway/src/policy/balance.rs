@@ -1,7 +1,8 @@
-//! Which endpoint of a backend gets a request: in turn, by a key of the request, or the one that a cookie names.
+//! Which endpoint of a backend gets a request: in turn, by a key of the request, or the one that a cookie or a header names.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderValue};
+use http::header::SET_COOKIE;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::template::{Template, Values, cookie};
 
@@ -14,6 +15,8 @@ pub enum Balance {
     /// Requests with the same text get the same endpoint; when endpoints change, few of them get another one.
     Hash(Template),
     Cookie(SessionCookie),
+    /// A header of responses names the endpoint, and clients send it back.
+    Header(HeaderName),
 }
 
 /// A cookie that names the endpoint of a client.
@@ -46,17 +49,48 @@ impl Balance {
                 Some(endpoint) => Preference::Endpoint(endpoint),
                 None => Preference::Turns,
             },
+            Balance::Header(name) => {
+                match values.headers.get(name).and_then(|value| endpoint_of(value.to_str().ok()?)) {
+                    Some(endpoint) => Preference::Endpoint(endpoint),
+                    None => Preference::Turns,
+                }
+            }
+        }
+    }
+
+    /// The header of a session for a response; `None`: the request has one that stays. `exists`: whether the backend has an endpoint.
+    pub(crate) fn session(
+        &self,
+        asked: Preference,
+        endpoint: u64,
+        exists: impl Fn(u64) -> bool,
+        user_agent: Option<&HeaderValue>,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Balance::Turns | Balance::Hash(_) => None,
+            Balance::Cookie(session) => {
+                session.set(asked, endpoint, exists, user_agent).map(|cookie| (SET_COOKIE, cookie))
+            }
+            Balance::Header(_) if asked == Preference::Endpoint(endpoint) => None,
+            Balance::Header(name) => {
+                HeaderValue::from_str(&format!("{endpoint:016x}")).ok().map(|value| (name.clone(), value))
+            }
         }
     }
 }
 
+/// The endpoint that a session names.
+fn endpoint_of(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}
+
 impl SessionCookie {
     fn endpoint(&self, request: &HeaderMap) -> Option<u64> {
-        u64::from_str_radix(cookie(request, &self.name)?, 16).ok()
+        endpoint_of(cookie(request, &self.name)?)
     }
 
-    /// The cookie that names an endpoint; `None`: the request has one that stays. `exists`: whether the backend has an endpoint.
-    pub(crate) fn set(
+    /// As [`Balance::session`].
+    fn set(
         &self,
         asked: Preference,
         endpoint: u64,

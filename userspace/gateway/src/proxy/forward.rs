@@ -294,7 +294,8 @@ fn decide(
         return Ok(own);
     }
     let no_backend = Refusal::NoBackend(route.unserved.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
-    let drawn = Snapshot::draw(&route).ok_or(no_backend)?;
+    let preference = policy.as_ref().map(|policy| policy.preference).unwrap_or_default();
+    let drawn = snapshot.draw(&route, preference).ok_or(no_backend)?;
     let canary = policy.as_ref().and_then(|policy| policy.canary());
     let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
     let mut cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;

@@ -261,10 +261,11 @@ impl Prepared {
     ) {
         let Policy { responses, balance, external, .. } = &*self.policy;
         responses.apply(headers);
-        if let crate::policy::Balance::Cookie(session) = balance {
-            let exists = |endpoint| cluster.has(endpoint);
-            let cookie = session.set(self.preference, endpoint, exists, self.user_agent.as_ref());
-            headers.extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+        let exists = |endpoint| cluster.has(endpoint);
+        if let Some((name, value)) =
+            balance.session(self.preference, endpoint, exists, self.user_agent.as_ref())
+        {
+            headers.append(name, value);
         }
         let is_always = external.as_ref().is_some_and(|external| external.always_sets_cookies);
         if is_always || COOKIE_STATUSES.contains(&status.as_u16()) {

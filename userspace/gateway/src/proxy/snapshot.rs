@@ -62,9 +62,17 @@ impl Snapshot {
         }
     }
 
-    /// The backend for a request of a route, by weight. `None`: the route has none.
-    pub(super) fn draw(route: &Route) -> Option<&RouteBackend> {
-        drawn(&route.backends, |backend| backend.weight)
+    /// The backend for a request of a route: that of its session, or by weight. `None`: the route has none.
+    pub(super) fn draw<'r>(&self, route: &'r Route, preference: Preference) -> Option<&'r RouteBackend> {
+        let of_session = match preference {
+            Preference::Endpoint(id) if route.backends.len() > 1 => {
+                let clusters = |backend: &&RouteBackend| backend.backend.and_then(|at| self.clusters.get(at));
+                let mut weighed = route.backends.iter().filter(|backend| backend.weight > 0);
+                weighed.find(|backend| clusters(backend).is_some_and(|cluster| cluster.has(id)))
+            }
+            Preference::Endpoint(_) | Preference::Key(_) | Preference::Turns => None,
+        };
+        of_session.or_else(|| drawn(&route.backends, |backend| backend.weight))
     }
 
     pub(super) fn cluster(&self, backend: usize) -> Option<Arc<Cluster>> {

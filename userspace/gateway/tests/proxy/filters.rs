@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 use skep_gateway::config::{Config, Mirror, Protocol, Retry, Route, RouteBackend, Timeouts};
 use skep_gateway::filters::{Cors, Filters, HeaderChanges, Origin, PathRewrite, Redirect, Rewrite};
+use skep_gateway::policy::{Balance, Policy, SessionCookie};
 use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -221,4 +222,38 @@ async fn backends_get_their_parts_and_one_that_is_nowhere_answers_500() {
     // Five standard deviations.
     assert!((145..=255).contains(&failed), "{failed}");
     assert_eq!((a.count() + failed, b.count()), (500, 0));
+}
+
+/// With several backends too, whatever their weights.
+#[tokio::test]
+async fn a_session_keeps_its_endpoint_by_cookie_and_by_header() {
+    let endpoints = [Endpoint::start("a").await, Endpoint::start("b").await, Endpoint::start("c").await];
+    let cookie =
+        SessionCookie { name: "s".into(), attributes: "; Path=/".into(), ..SessionCookie::default() };
+    for (balance, given, sent) in [
+        (Balance::Cookie(cookie), "set-cookie", "cookie"),
+        (Balance::Header(HeaderName::from_static("x-session")), "x-session", "x-session"),
+    ] {
+        let gateway = gateway(&[&endpoints[0], &endpoints[1], &endpoints[2]], |route| {
+            route.backends = (0..3)
+                .map(|at| RouteBackend { backend: Some(at), weight: 1, ..RouteBackend::default() })
+                .collect();
+            route.policy = Some(Arc::new(Policy { balance, ..Policy::default() }));
+        })
+        .await;
+        for _ in 0..5 {
+            let first = get(gateway.http, "a.com", "/").await;
+            let session = first.headers[given].to_str().unwrap().split(';').next().unwrap().to_owned();
+            for _ in 0..10 {
+                let request = Request::get("/").header("host", "a.com").header(sent, &session);
+                let answer = send(&gateway, request.body("").unwrap()).await;
+                assert_eq!(field(&answer.text, "server"), field(&first.text, "server"));
+                assert_eq!(answer.headers.get(given), None, "the session goes on");
+            }
+        }
+        // A session of an endpoint that is gone begins again.
+        let request = Request::get("/").header("host", "a.com").header(sent, "s=00000000000000ab");
+        let answer = send(&gateway, request.body("").unwrap()).await;
+        assert!(answer.status == StatusCode::OK && answer.headers.contains_key(given));
+    }
 }
