@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{
-    Addr, BURST_NS, Backend, BackendKey, Be16, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
-};
+use skep_abi::{Addr, BURST_NS, Backend, Be16, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue};
 use skep_datapath::PodInterface;
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
@@ -93,8 +91,8 @@ impl World {
         let key =
             |scope| ServiceKey { addr: addr(NODE), port: Be16::new(NODE_PORT), proto: Proto::TCP, scope };
         let value = ServiceValue { set: 1, count: 1, service: 1, ..ServiceValue::default() };
+        world.node.apply(&Write::backend_set(1, &[backend]).collect::<Vec<_>>())?;
         world.node.apply(&[
-            Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend),
             Write::PutService(key(Scope::INTERNAL), value),
             Write::PutService(key(Scope::EXTERNAL), value),
         ])?;

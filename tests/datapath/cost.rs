@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
-use skep_abi::{Addr, Backend, BackendKey, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
@@ -52,13 +52,11 @@ fn an_established_flow_stays_within_two_microseconds_of_a_packet_that_is_not_ip(
     // A test run comes from the loopback interface, number 1.
     let pod = |slot| Pod { ifindex: 1, slot, ..Pod::default() };
     let key = ServiceKey { addr: addr(VIP), port: Be16::new(80), proto: Proto::TCP, scope: Scope::INTERNAL };
+    let backend = Backend { addr: addr(B), port: Be16::new(8080), reserved: 0 };
+    node.apply(&Write::backend_set(1, &[backend]).collect::<Vec<_>>())?;
     node.apply(&[
         Write::PutPod(addr(A), pod(0)),
         Write::PutPod(addr(B), pod(1)),
-        Write::PutBackend(
-            BackendKey { set: 1, slot: 0 },
-            Backend { addr: addr(B), port: Be16::new(8080), reserved: 0 },
-        ),
         Write::PutService(key, ServiceValue { set: 1, count: 1, service: 1, ..ServiceValue::default() }),
     ])?;
     let mut arp = vec![0xff; 60];

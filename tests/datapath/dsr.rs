@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
@@ -103,9 +103,7 @@ fn frontend(proto: Proto, v4: bool, at: IpAddr, backends: &[IpAddr]) -> Vec<Writ
     let value =
         ServiceValue { set, count: backends.len() as u32, service: set, flags, ..ServiceValue::default() };
     let key = ServiceKey { addr: Addr::from(at), port: Be16::new(NODE_PORT), proto, scope: Scope::EXTERNAL };
-    let slots = backends.iter().zip(0..);
-    let puts = slots.map(|(backend, slot)| Write::PutBackend(BackendKey { set, slot }, *backend));
-    puts.chain([Write::PutService(key, value)]).collect()
+    Write::backend_set(set, &backends).chain([Write::PutService(key, value)]).collect()
 }
 
 /// Bytes that the interface sent.

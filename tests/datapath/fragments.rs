@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
-use skep_abi::{Addr, Backend, BackendKey, Be16, DropReason, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, DropReason, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
@@ -71,7 +71,7 @@ impl World {
         let mut writes = Vec::new();
         for (v4, set) in [(true, 1), (false, 2)] {
             let backend = Backend { addr: Addr::from(ip(v4, 77, 3)), port: Be16::new(BACKEND), reserved: 0 };
-            writes.push(Write::PutBackend(BackendKey { set, slot: 0 }, backend));
+            writes.extend(Write::backend_set(set, &[backend]));
             let value = ServiceValue { set, count: 1, service: set, ..ServiceValue::default() };
             for (net, scope) in [(96, Scope::INTERNAL), (78, Scope::EXTERNAL)] {
                 let (addr, port) = (Addr::from(ip(v4, net, 1)), Be16::new(PORT));

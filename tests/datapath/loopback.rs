@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
@@ -55,11 +55,10 @@ impl World {
             flags,
             ..ServiceValue::default()
         };
-        let slot = backend.map(|ip| {
-            let backend = Backend { addr: Addr::from(ip), port: Be16::new(TARGET), reserved: 0 };
-            Write::PutBackend(BackendKey { set, slot: 0 }, backend)
-        });
-        self.node.apply(&slot.into_iter().chain([Write::PutService(key, value)]).collect::<Vec<_>>())
+        let backend_at = |ip| Backend { addr: Addr::from(ip), port: Be16::new(TARGET), reserved: 0 };
+        let backends: Vec<Backend> = backend.map(backend_at).into_iter().collect();
+        let writes = Write::backend_set(set, &backends).chain([Write::PutService(key, value)]);
+        self.node.apply(&writes.collect::<Vec<_>>())
     }
 
     /// On a thread in the namespace and in the node's cgroup.

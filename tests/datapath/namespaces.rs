@@ -1,5 +1,6 @@
 //! Packets between namespaces: delivery, services, policy.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -7,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use rustix::net::sockopt::socket_cookie;
 use rustix::net::{AddressFamily, SocketType};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, CONNECTED_MAX, Direction, NodeConfig, Proto, Scope, ServiceKey,
+    Addr, Backend, Be16, CONNECTED_MAX, Direction, NodeConfig, OtherPorts, Proto, Scope, ServiceKey,
     ServiceValue, Verdict, VerdictKey, connected_index, verdicts_index,
 };
 use skep_datapath::SocketLb;
@@ -23,31 +24,30 @@ use crate::node::Node;
 
 pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
 pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
-const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
+pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// include/uapi/linux/bpf.h
+const BPF_F_NO_PREALLOC: u32 = 1;
 
 fn addr(ip: Ipv4Addr) -> Addr {
     Addr::from(IpAddr::V4(ip))
 }
 
 /// Writes of a service with the backends; `set` is the backend set's number.
-fn service(
+pub(crate) fn service(
     at: (Ipv4Addr, u16),
     proto: Proto,
     scope: Scope,
     set: u32,
     backends: &[(Ipv4Addr, u16)],
 ) -> Vec<Write> {
-    let mut writes: Vec<Write> = backends
-        .iter()
-        .zip(0..)
-        .map(|((ip, port), slot)| {
-            let backend = Backend { addr: addr(*ip), port: Be16::new(*port), reserved: 0 };
-            Write::PutBackend(BackendKey { set, slot }, backend)
-        })
-        .collect();
+    let backend =
+        |(ip, port): &(Ipv4Addr, u16)| Backend { addr: addr(*ip), port: Be16::new(*port), reserved: 0 };
+    let slots: Vec<Backend> = backends.iter().map(backend).collect();
+    let mut writes: Vec<Write> = Write::backend_set(set, &slots).collect();
     let key = ServiceKey { addr: addr(at.0), port: Be16::new(at.1), proto, scope };
     let value = ServiceValue { set, count: backends.len() as u32, service: set, ..ServiceValue::default() };
     writes.push(Write::PutService(key, value));
@@ -162,8 +162,7 @@ fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have(
     let mut world = world("rst")?;
     serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
     world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
-    let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
-    world.node.apply(&[Write::PutService(ServiceKey::any_port(addr(VIP)), value)])?;
+    world.node.apply(&[Write::PutOtherPorts(addr(VIP), OtherPorts::REFUSED)])?;
     world.node.cgroup.make_threaded()?;
     world.a.run(|| {
         let refused = |port| {
@@ -352,6 +351,24 @@ impl World {
         Ok(std::fs::rename(path(skep_abi::ABI_VERSION), path(version))?)
     }
 
+    /// Puts the maps of version 10 in the stead of those that came later, with a cluster address that refuses other ports; returns the
+    /// key of the entry that says so.
+    fn has_maps_of_version_10(&self) -> Result<ServiceKey> {
+        let maps = self.node.bpffs()?.join(format!("v{}/maps", skep_abi::ABI_VERSION));
+        let mut backends = HashMap::<MapData, [u32; 2], Backend>::create(16, BPF_F_NO_PREALLOC)?;
+        backends.insert([1, 0], Backend { addr: addr(B), port: Be16::new(8080), reserved: 0 }, 0)?;
+        backends.pin(maps.join("BACKENDS"))?;
+        let services = Map::from_map_data(MapData::from_pin(maps.join("SERVICES"))?)?;
+        let mut services = HashMap::<MapData, ServiceKey, ServiceValue>::try_from(services)?;
+        let refused = ServiceKey { addr: addr(VIP), ..ServiceKey::default() };
+        let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
+        services.insert(refused, value, 0)?;
+        for name in ["BACKEND_PAGES", "OTHER_PORTS"] {
+            std::fs::remove_file(maps.join(name))?;
+        }
+        Ok(refused)
+    }
+
     /// How many programs see what `a` sends.
     fn programs(&self) -> Result<usize> {
         let interface = format!("v{}", self.a.name());
@@ -377,13 +394,19 @@ fn a_new_process_adopts_the_maps_and_connections_go_on() -> Result<()> {
 fn an_upgrade_keeps_the_maps_that_mean_the_same_and_connections_go_on() -> Result<()> {
     let (mut world, mut stream) = connected("upg")?;
     let before = world.observed()?;
-    // The version before, of which all that this test looks at is the same.
+    let refused = world.has_maps_of_version_10()?;
+    let before = Observed { other_ports: BTreeMap::from([(addr(VIP), OtherPorts::REFUSED)]), ..before };
+    // Of the versions between, all that this test looks at is the same.
     world.becomes_of_version(5)?;
     ensure!(ask(&mut stream)? == b'b', "the kernel goes on without the process");
     world.node.open()?;
-    let after = world.observed()?;
+    let mut after = world.observed()?;
+    ensure!(after.services.remove(&refused).is_some(), "the planner removes it");
     ensure!(before == after, "what was written is what is read back: {before:?} {after:?}");
     ensure!(ask(&mut stream)? == b'b');
+    let mut again = dial(&world.a, (VIP, 80), ANSWER_TIMEOUT)??;
+    ensure!(ask(&mut again)? == b'b', "new connections find their backend");
+    ensure!(!world.node.bpffs()?.join(format!("v{}/maps/BACKENDS", skep_abi::ABI_VERSION)).exists());
     ensure!(world.programs()? == 1, "{} programs", world.programs()?);
     ensure!(!world.node.bpffs()?.join("v5").exists());
     Ok(())

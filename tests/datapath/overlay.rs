@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
@@ -96,12 +96,12 @@ fn a_full_packet_fits_whole() -> Result<()> {
 }
 
 /// `b` behind the first node's port.
-fn node_port(flags: u32) -> [Write; 2] {
+fn node_port(flags: u32) -> Vec<Write> {
     let backend = Backend { addr: Addr::from(IpAddr::V4(B)), port: Be16::new(80), reserved: 0 };
     let at = Addr::from(IpAddr::V4(NODES[0]));
     let key = ServiceKey { addr: at, port: Be16::new(30080), proto: Proto::TCP, scope: Scope::EXTERNAL };
     let value = ServiceValue { set: 1, count: 1, service: 1, flags, ..ServiceValue::default() };
-    [Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend), Write::PutService(key, value)]
+    Write::backend_set(1, &[backend]).chain([Write::PutService(key, value)]).collect()
 }
 
 #[test]

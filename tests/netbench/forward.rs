@@ -10,7 +10,7 @@ use aya::maps::ProgramArray;
 use aya::programs::{TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use etherparse::PacketBuilder;
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_datapath::Datapath;
 use skep_netplan::Write;
 use xtask::build_ebpf::bench_object;
@@ -118,12 +118,12 @@ fn packet(
 }
 
 impl Ends {
-    fn service(&self) -> [Write; 2] {
+    fn service(&self) -> Vec<Write> {
         let backend = Backend { addr: Addr::from(self.backend), port: Be16::new(TARGET), reserved: 0 };
         let (addr, port) = (Addr::from(self.node), Be16::new(NODE_PORT));
         let key = ServiceKey { addr, port, proto: Proto::TCP, scope: Scope::EXTERNAL };
         let value = ServiceValue { set: self.set, count: 1, service: self.set, ..ServiceValue::default() };
-        [Write::PutBackend(BackendKey { set: self.set, slot: 0 }, backend), Write::PutService(key, value)]
+        Write::backend_set(self.set, &[backend]).chain([Write::PutService(key, value)]).collect()
     }
 }
 

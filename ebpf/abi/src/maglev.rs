@@ -5,7 +5,7 @@
 //! here.
 
 /// Entries of `MAGLEV`, a hash of [`MaglevKey`] to [`MaglevPage`]. Memory is allocated as pages come.
-pub const MAGLEV_MAX: u32 = 262_144;
+pub const MAGLEV_MAX: u32 = 131_072;
 
 /// Slots of a page. With them an element of the map fills an allocation of 512 bytes.
 pub const MAGLEV_SLOTS: u32 = 224;

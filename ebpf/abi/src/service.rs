@@ -6,9 +6,11 @@
 use crate::{Addr, Be16, Proto};
 
 /// Entries of `SERVICES`, a hash of [`ServiceKey`] to [`ServiceValue`].
-pub const SERVICES_MAX: u32 = 524_288;
-/// Entries of `BACKENDS`, a hash of [`BackendKey`] to [`Backend`]. The slots of a set are in the order of [`Backend`].
-pub const BACKENDS_MAX: u32 = 1_048_576;
+pub const SERVICES_MAX: u32 = 262_144;
+/// Entries of `BACKEND_PAGES`, a hash of [`BackendKey`] to [`BackendPage`]. The slots of a set are in the order of [`Backend`].
+pub const BACKEND_PAGES_MAX: u32 = 262_144;
+/// Slots of a page: few services have more backends, and with them an element of the map fills an allocation of 128 bytes.
+pub const BACKEND_SLOTS: u32 = 3;
 /// Entries of `RANGES`, an LPM trie of [`RangeKey`], the clients that may use a restricted frontend. Values are unused.
 pub const RANGES_MAX: u32 = 131_072;
 /// Entries of `AFFINITY`, an LRU hash of [`AffinityKey`] to [`Affinity`].
@@ -21,22 +23,15 @@ pub struct ServiceKey {
     /// The cluster IP, external IP, load balancer's address or, for node ports and host ports, the node's address or
     /// [`Addr::loopback`].
     pub addr: Addr,
-    /// The port, or the first of a block of ports; 0 in [`ServiceKey::any_port`].
+    /// The port, or the first of a block of ports.
     pub port: Be16,
-    /// The protocol; 0 in [`ServiceKey::any_port`].
+    /// The protocol.
     pub proto: Proto,
     /// Where the look-up comes from.
     pub scope: Scope,
 }
 
 impl ServiceKey {
-    /// The frontend of all ports that a cluster IP does not serve: packets to them are rejected, as by kube-proxy
-    /// (KEP-3866).
-    #[inline(always)]
-    pub const fn any_port(addr: Addr) -> ServiceKey {
-        ServiceKey { addr, port: Be16(0), proto: Proto(0), scope: Scope::INTERNAL }
-    }
-
     /// The frontend of the aligned block of 16^`level` ports that `port` is in; level 0 is the port alone.
     #[inline(always)]
     pub const fn block(addr: Addr, port: Be16, proto: Proto, scope: Scope, level: u8) -> ServiceKey {
@@ -120,21 +115,25 @@ impl ServiceValue {
     /// The node itself serves the frontend, at this very address, for its own pods and processes: packets are neither
     /// translated nor do they have an entry; each gets the verdict of the sender's policies.
     pub const NODE: u32 = 1 << 4;
-    /// Of [`ServiceKey::any_port`]: the address may have frontends of blocks of ports. Without REJECT there is nothing else here, and
-    /// a port in no block is not a frontend's.
-    pub const BLOCKS: u32 = 1 << 5;
     /// Backends serve at the port that the client addressed: those of the set have port 0.
     pub const SAME_PORT: u32 = 1 << 6;
 }
 
-/// A slot of a backend set.
+/// A page of a backend set.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct BackendKey {
     /// As in [`ServiceValue::set`].
     pub set: u32,
-    /// Below [`ServiceValue::count`].
-    pub slot: u32,
+    /// The slot, which is below [`ServiceValue::count`], divided by [`BACKEND_SLOTS`].
+    pub page: u32,
+}
+
+/// [`BACKEND_SLOTS`] slots of a backend set. Those after the set's end are empty and never read.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct BackendPage {
+    pub backends: [Backend; BACKEND_SLOTS as usize],
 }
 
 /// A backend: the pod or host process that serves.
@@ -147,6 +146,62 @@ pub struct Backend {
     pub port: Be16,
     /// Always 0.
     pub reserved: u16,
+}
+
+/// Entries of `OTHER_PORTS`, a hash of [`OtherPorts::block`] to [`OtherPorts`].
+pub const OTHER_PORTS_MAX: u32 = 16_384;
+
+/// What 256 neighbouring addresses do with ports that have no frontend of their own; a bit for each address, by its last byte.
+/// Cluster addresses are dense, so this takes less than an entry of each.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct OtherPorts {
+    /// Addresses that have [`OtherPorts::REFUSED`].
+    pub refused: [u32; 8],
+    /// Addresses that have [`OtherPorts::BLOCKS`].
+    pub blocks: [u32; 8],
+}
+
+impl OtherPorts {
+    /// Packets from inside to a port that is in no frontend are rejected, as by kube-proxy (KEP-3866): a cluster IP.
+    pub const REFUSED: u32 = 1 << 0;
+    /// The address may have frontends of blocks of ports.
+    pub const BLOCKS: u32 = 1 << 1;
+
+    /// The key: the first of the 256 addresses.
+    #[inline(always)]
+    pub const fn block(addr: Addr) -> Addr {
+        let [a, b, c, d] = addr.0;
+        Addr([a, b, c, d & 0xffff_ff00_u32.to_be()])
+    }
+
+    /// Flags of the address, which is in the block.
+    #[inline(always)]
+    pub const fn of(&self, addr: &Addr) -> u32 {
+        let last = u32::from_be(addr.0[3]) & 0xff;
+        let (word, bit) = ((last >> 5 & 7) as usize, last & 31);
+        ((self.refused[word] >> bit & 1) * Self::REFUSED) | ((self.blocks[word] >> bit & 1) * Self::BLOCKS)
+    }
+
+    /// Makes the flags of the address these.
+    pub const fn set(&mut self, addr: &Addr, flags: u32) {
+        let last = u32::from_be(addr.0[3]) & 0xff;
+        let (word, bit) = ((last >> 5) as usize, 1 << (last & 31));
+        self.refused[word] = self.refused[word] & !bit | if flags & Self::REFUSED != 0 { bit } else { 0 };
+        self.blocks[word] = self.blocks[word] & !bit | if flags & Self::BLOCKS != 0 { bit } else { 0 };
+    }
+
+    /// Whether no address of the block has a flag.
+    pub fn is_empty(&self) -> bool {
+        self.refused.iter().chain(&self.blocks).all(|word| *word == 0)
+    }
+
+    /// The addresses of the block that have flags, with these.
+    pub fn addrs(&self, block: Addr) -> impl Iterator<Item = (Addr, u32)> + '_ {
+        let [a, b, c, d] = block.0;
+        let addrs = (0..256_u32).map(move |last| Addr([a, b, c, d | last.to_be()]));
+        addrs.map(|addr| (addr, self.of(&addr))).filter(|(_, flags)| *flags != 0)
+    }
 }
 
 /// A source prefix of a list. A look-up is for all [`RangeKey::BITS`].
@@ -204,6 +259,27 @@ pub struct Affinity {
 }
 
 crate::layout::plain!(
-    Scope: 1, ServiceKey: 20, ServiceValue: 24, BackendKey: 8, Backend: 20, RangeKey: 20, AffinityKey: 20,
-    Affinity: 32,
+    Scope: 1, ServiceKey: 20, ServiceValue: 24, BackendKey: 8, Backend: 20, BackendPage: 60, OtherPorts: 64, RangeKey: 20,
+    AffinityKey: 20, Affinity: 32,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_has_the_flags_of_each_of_its_addresses() {
+        let addr = |last| Addr::from(core::net::IpAddr::from([10, 96, 3, last]));
+        let mut block = OtherPorts::default();
+        assert!(block.is_empty());
+        let all = OtherPorts::REFUSED | OtherPorts::BLOCKS;
+        let flags = [(0, OtherPorts::BLOCKS), (7, all), (31, OtherPorts::REFUSED), (32, all), (255, all)];
+        for (last, flags) in flags {
+            assert_eq!(OtherPorts::block(addr(last)), addr(0));
+            block.set(&addr(last), flags);
+        }
+        assert!(block.addrs(addr(0)).eq(flags.map(|(last, flags)| (addr(last), flags))));
+        block.set(&addr(7), 0);
+        assert_eq!([6, 7, 8, 32].map(|last| block.of(&addr(last))), [0, 0, 0, all]);
+    }
+}

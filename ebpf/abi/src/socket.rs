@@ -9,7 +9,7 @@ pub const CONNECTED_MAX: u32 = 65_536;
 
 /// Entries of `DISPLACED`, a hash of a TCP socket's cookie to [`Connected`]: sockets whose elements newer ones have taken. If it is
 /// full, `getpeername` on such a socket shows the backend.
-pub const DISPLACED_MAX: u32 = 131_072;
+pub const DISPLACED_MAX: u32 = 65_536;
 
 /// The element of `CONNECTED` for a socket.
 #[inline(always)]

@@ -4,12 +4,13 @@
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
-    AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
-    CLASSES_MAX, CLUSTER_MAX, CONNECTED_MAX, CONNTRACK_MAX, ClassKey, Connected, DISPLACED_MAX, DROPS_LEN,
-    EXEMPTIONS_MAX, EventAccount, EventKind, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
+    AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKEND_PAGES_MAX, BUCKETS_MAX, BackendKey, BackendPage,
+    Bucket, CLASSES_MAX, CLUSTER_MAX, CONNECTED_MAX, CONNTRACK_MAX, ClassKey, Connected, DISPLACED_MAX,
+    DROPS_LEN, EXEMPTIONS_MAX, EventAccount, EventKind, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
     FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey, MaglevPage, NODE_ADDRS_MAX, NODES_MAX,
-    NodeConfig, OPENED_MAX, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX,
-    ServiceKey, ServiceValue, SocketAddr, SocketKey, UPLINKS_MAX, Uplink, VERDICTS_MAX, Verdict, VerdictKey,
+    NodeConfig, OPENED_MAX, OTHER_PORTS_MAX, OtherPorts, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX,
+    SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr, SocketKey, UPLINKS_MAX, Uplink,
+    VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::buffers::{Quote, Reply, Search};
@@ -26,7 +27,15 @@ pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue, { SERVICES_MAX as 
     HashMap::new();
 
 #[btf_map]
-pub(crate) static BACKENDS: HashMap<BackendKey, Backend, { BACKENDS_MAX as usize }, NO_PREALLOC> =
+pub(crate) static BACKEND_PAGES: HashMap<
+    BackendKey,
+    BackendPage,
+    { BACKEND_PAGES_MAX as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+
+#[btf_map]
+pub(crate) static OTHER_PORTS: HashMap<Addr, OtherPorts, { OTHER_PORTS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();
 
 #[btf_map]

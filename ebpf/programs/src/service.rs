@@ -2,6 +2,7 @@
 //!
 //! In: what a client addressed. Out: the frontend, whether the client may use it, and the client's backend.
 
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::BPF_ANY;
@@ -9,18 +10,18 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use skep_abi::logic::flow_key::comes_after;
 use skep_abi::{
-    Addr, Affinity, AffinityKey, Backend, BackendKey, Be16, DropReason, Proto, RangeKey, Scope, ServiceKey,
-    ServiceValue, SocketAddr,
+    Addr, Affinity, AffinityKey, BACKEND_SLOTS, Backend, BackendKey, Be16, DropReason, OtherPorts, Proto,
+    RangeKey, Scope, ServiceKey, ServiceValue, SocketAddr,
 };
 
 use crate::clock;
-use crate::maps::{self, AFFINITY, BACKENDS, RANGES, SERVICES};
+use crate::maps::{self, AFFINITY, BACKEND_PAGES, OTHER_PORTS, RANGES, SERVICES};
 use crate::packet::Packet;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Rounds of a binary search in a set: no set has more than 2^20 slots.
 const MAX_SEARCH_ROUNDS: u32 = 20;
-const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << MAX_SEARCH_ROUNDS);
+const _: () = assert!(skep_abi::BACKEND_PAGES_MAX * BACKEND_SLOTS <= 1 << MAX_SEARCH_ROUNDS);
 
 /// The frontend that was addressed, copied for this CPU; valid until the next call. For programs on packets, which do not nest on
 /// one CPU.
@@ -58,17 +59,10 @@ fn find_others(to: &SocketAddr, proto: Proto, scope: Scope) -> Option<&'static S
 /// A function of its own with one key, to spare the stack.
 #[inline(never)]
 pub(crate) fn copy_of_others(to: &SocketAddr, proto: Proto, scope: Scope, copy: &mut ServiceValue) -> bool {
-    let mut key = ServiceKey::any_port(to.addr);
-    if !copy_of(&key, copy) {
-        return false;
-    }
+    let others = other_ports(&to.addr);
     let is_inside = scope == Scope::INTERNAL;
-    if copy.flags & ServiceValue::BLOCKS == 0 {
-        return is_inside;
-    }
-    let refuses = is_inside && copy.flags & ServiceValue::REJECT != 0;
-    key.proto = proto;
-    let mut level = 1;
+    let mut level = if others & OtherPorts::BLOCKS == 0 { Scope::LEVELS + 1 } else { 1 };
+    let mut key = ServiceKey { addr: to.addr, port: to.port, proto, scope };
     while level <= Scope::LEVELS {
         key.port = ServiceKey::first_of_block(to.port, level);
         key.scope = scope.at(level);
@@ -82,8 +76,27 @@ pub(crate) fn copy_of_others(to: &SocketAddr, proto: Proto, scope: Scope, copy: 
         }
         level += 1;
     }
-    (key.port, key.proto, key.scope) = (Be16(0), Proto(0), Scope::INTERNAL);
-    refuses && copy_of(&key, copy)
+    if !is_inside || others & OtherPorts::REFUSED == 0 {
+        return false;
+    }
+    zero(copy);
+    copy.flags = ServiceValue::REJECT;
+    true
+}
+
+/// Flags of [`OtherPorts`] of the address. They are read again, as in [`copy_of`].
+#[inline(always)]
+fn other_ports(addr: &Addr) -> u32 {
+    let key = OtherPorts::block(*addr);
+    let read = || {
+        // SAFETY: read-only use within the program's run; the agent replaces values whole.
+        let block = unsafe { OTHER_PORTS.get(&key).or_else(|| OTHER_PORTS.get(&key)) };
+        block.map(|block| block.of(addr))
+    };
+    // Most addresses are pods' own, in no block.
+    let Some(first) = read() else { return 0 };
+    let again = read();
+    (if again == Some(first) { again } else { read() }).unwrap_or_default()
 }
 
 /// Copies the frontend's value. False: there is none.
@@ -120,16 +133,21 @@ fn get(key: &ServiceKey) -> Option<&'static ServiceValue> {
 /// A value as words of memory.
 const WORDS: usize = size_of::<ServiceValue>() / 4;
 
-/// Zeros, to be copied over. For a whole structure they would be a call of memset, byte by byte.
+/// Zeros, to be copied over.
 #[inline(always)]
 pub(crate) fn clear(value: &mut MaybeUninit<ServiceValue>) -> &mut ServiceValue {
-    let words = value.as_mut_ptr().cast::<u32>();
-    for i in 0..WORDS {
-        // SAFETY: a value is that many words; volatile keeps them apart.
-        unsafe { core::ptr::write_volatile(words.add(i), 0) };
-    }
+    zero(value.as_mut_ptr());
     // SAFETY: every word is written.
     unsafe { value.assume_init_mut() }
+}
+
+/// Word by word: for a whole structure it would be a call of memset, byte by byte.
+#[inline(always)]
+fn zero(value: *mut ServiceValue) {
+    for i in 0..WORDS {
+        // SAFETY: callers give memory of a value, which is that many words; volatile keeps them apart.
+        unsafe { core::ptr::write_volatile(value.cast::<u32>().add(i), 0) };
+    }
 }
 
 /// Word by word: for a whole structure the compiler may emit a call.
@@ -215,8 +233,10 @@ pub(crate) fn random() -> u32 {
 /// The backend in a slot of the service's set.
 #[inline(always)]
 pub(crate) fn slot(service: &ServiceValue, slot: u32) -> Option<&'static Backend> {
-    // SAFETY: as in `find`.
-    unsafe { BACKENDS.get(BackendKey { set: service.set, slot }) }
+    // SAFETY: read-only use within the program's run; the agent never changes a set that is in use.
+    let page = unsafe { BACKEND_PAGES.get(BackendKey { set: service.set, page: slot / BACKEND_SLOTS }) }?;
+    // The verifier does not see the bound that the compiler sees, and needs the comparison.
+    page.backends.get(black_box(slot % BACKEND_SLOTS) as usize)
 }
 
 /// The client's previous backend, or `any`. The timeout starts with the client's last new connection, as in kube-proxy.

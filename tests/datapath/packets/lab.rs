@@ -10,10 +10,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use skep_abi::{
-    ABI_VERSION, Addr, Backend, BackendKey, Be16, Direction, DropReason, Flow, FlowKey, Pod, Proto, Scope,
+    ABI_VERSION, Addr, Backend, Be16, Direction, DropReason, Flow, FlowKey, OtherPorts, Pod, Proto, Scope,
     ServiceKey, ServiceValue, Verdict as PolicyVerdict, VerdictKey, verdicts_index,
 };
-use skep_datapath::{At, Collected};
+use skep_datapath::{At, Collected, FlowGroup, Timeouts};
 use skep_netplan::{DatagramServices, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
@@ -192,6 +192,13 @@ impl Lab {
         self.node.open()
     }
 
+    /// Opens the datapath again, with another time for established connections of TCP.
+    pub(crate) fn set_established_timeout(&mut self, seconds: u32) -> Result<()> {
+        self.node.timeouts = Timeouts::DEFAULT.with(FlowGroup::TcpEstablished, seconds);
+        self.node.datapath = None;
+        self.node.open()
+    }
+
     /// Entries that made room for newer ones.
     pub(crate) fn evictions(&self) -> Result<u64> {
         Ok(self.node.datapath.as_ref().context("no datapath")?.counters()?.evictions()?)
@@ -311,8 +318,7 @@ impl Lab {
 
     /// Has `vip` refuse on the ports that it does not have.
     pub(crate) fn refuse_rest(&mut self, world: World) -> Result<()> {
-        let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
-        self.node.apply(&[Write::PutService(ServiceKey::any_port(world.vip().into()), value)])
+        self.node.apply(&[Write::PutOtherPorts(world.vip().into(), OtherPorts::REFUSED)])
     }
 
     /// How many flow entries there are.
@@ -395,8 +401,7 @@ fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) 
             .map(|ip| Backend { addr: Addr::from(*ip), port: Be16::new(target), reserved: 0 })
             .collect();
         backends.sort();
-        let slots = backends.iter().zip(0..);
-        writes.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set: *set, slot }, *b)));
+        writes.extend(Write::backend_set(*set, &backends));
         let affinity = if number == port::STICKY { AFFINITY_SECONDS } else { 0 };
         let count = backends.len() as u32;
         let value =

@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use skep_abi::{
-    Backend, BackendKey, Be16, DropReason, Proto, Scope, ServiceKey, ServiceValue, verdicts_index,
-};
+use skep_abi::{Backend, Be16, DropReason, Proto, Scope, ServiceKey, ServiceValue, verdicts_index};
 use skep_netplan::{VerdictMapId, Write};
 
 use super::frame::{Body, Frame};
@@ -23,10 +21,9 @@ fn export(table: &mut Table, world: World, proto: Proto, frontend: u16, set: u32
     let key =
         ServiceKey { addr: world.vip().into(), port: Be16::new(frontend), proto, scope: Scope::INTERNAL };
     let value = ServiceValue { set, count: 1, service: set, ..ServiceValue::default() };
-    table
-        .lab
-        .node
-        .apply(&[Write::PutBackend(BackendKey { set, slot: 0 }, backend), Write::PutService(key, value)])
+    let writes: Vec<Write> =
+        Write::backend_set(set, &[backend]).chain([Write::PutService(key, value)]).collect();
+    table.lab.node.apply(&writes)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use skep_abi::{Addr, Backend, BackendKey, Be16, DropReason, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, DropReason, OtherPorts, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 
 use super::frame::Frame;
@@ -21,10 +21,6 @@ const STICKY: u16 = 0x9000;
 const CLOSED: u16 = 0xa000;
 const FIRST_SET: u32 = 1_000;
 
-fn flags(other_ports: u32) -> ServiceValue {
-    ServiceValue { service: 1, flags: other_ports, ..ServiceValue::default() }
-}
-
 /// `vip` and the balancer's address get blocks; `vip` refuses on other ports.
 fn table(name: &str) -> Result<Table> {
     let mut table = Table::new(name)?;
@@ -40,8 +36,7 @@ fn table(name: &str) -> Result<Table> {
             let backend = |ip: &IpAddr| Backend { addr: Addr::from(*ip), ..Backend::default() };
             let mut backends: Vec<Backend> = backends.iter().map(backend).collect();
             backends.sort();
-            let slots = backends.iter().zip(0..);
-            writes.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set, slot }, *b)));
+            writes.extend(Write::backend_set(set, &backends));
             let count = backends.len() as u32;
             let flags = ServiceValue::SAME_PORT;
             let value = ServiceValue { set, count, service: set, affinity_seconds, flags, ranges: 0 };
@@ -56,13 +51,9 @@ fn table(name: &str) -> Result<Table> {
                 }
             }
         }
-        let others = [
-            (world.vip(), ServiceValue::BLOCKS | ServiceValue::REJECT),
-            (world.balancer(), ServiceValue::BLOCKS),
-        ];
-        writes.extend(
-            others.map(|(ip, other)| Write::PutService(ServiceKey::any_port(ip.into()), flags(other))),
-        );
+        let others =
+            [(world.vip(), OtherPorts::BLOCKS | OtherPorts::REFUSED), (world.balancer(), OtherPorts::BLOCKS)];
+        writes.extend(others.map(|(ip, flags)| Write::PutOtherPorts(ip.into(), flags)));
     }
     table.lab.node.apply(&writes)?;
     Ok(table)

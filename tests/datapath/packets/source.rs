@@ -1,9 +1,7 @@
 //! Sources: a source address belongs to its sender, and a packet that is dropped for its source leaves no trace.
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{
-    Addr, Backend, BackendKey, Be16, DropReason, OVERLAY_PORT, Proto, Scope, ServiceKey, ServiceValue,
-};
+use skep_abi::{Addr, Backend, Be16, DropReason, OVERLAY_PORT, Proto, Scope, ServiceKey, ServiceValue};
 use skep_datapath::At;
 use skep_netplan::Write;
 
@@ -278,11 +276,9 @@ fn the_overlays_port_is_for_nodes_alone() -> Result<()> {
                     value,
                 )
             };
-            table.lab.node.apply(&[
-                Write::PutBackend(BackendKey { set, slot: 0 }, backend),
-                key(world.vip(), Scope::INTERNAL),
-                key(world.node(), Scope::EXTERNAL),
-            ])?;
+            let frontends = [key(world.vip(), Scope::INTERNAL), key(world.node(), Scope::EXTERNAL)];
+            let writes: Vec<Write> = Write::backend_set(set, &[backend]).chain(frontends).collect();
+            table.lab.node.apply(&writes)?;
             table.dropped(POD, &udp(a, at(world.vip(), frontend)), DropReason::Overlay)?;
             let outside = udp(at(world.client(), 4444), at(world.node(), frontend));
             table.dropped(FROM_OUTSIDE, &outside, DropReason::Overlay)?;

@@ -133,11 +133,12 @@ impl Uplink {
         ];
         for (port, backends, value) in services {
             let set = u32::from(port) * 2 + family as u32;
-            writes.extend(backends.iter().zip(0..).map(|(backend, slot)| {
+            let backend = |backend: &SocketAddr| {
                 let port = Be16::new(backend.port());
-                let backend = Backend { addr: Addr::from(backend.ip()), port, reserved: 0 };
-                Write::PutBackend(BackendKey { set, slot }, backend)
-            }));
+                Backend { addr: Addr::from(backend.ip()), port, reserved: 0 }
+            };
+            let backends: Vec<Backend> = backends.iter().map(backend).collect();
+            writes.extend(Write::backend_set(set, &backends));
             for proto in [Proto::TCP, Proto::UDP] {
                 let addr = Addr::from(family.node());
                 let key = ServiceKey { addr, port: Be16::new(port), proto, scope: Scope::EXTERNAL };

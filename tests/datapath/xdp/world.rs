@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_netplan::Write;
 use skep_tests::netns::{NetNs, link};
 use xtask::build_ebpf::bench_object;
@@ -122,7 +122,7 @@ impl World {
             let Plan { balancer: (node, _), pod, .. } = plan(family);
             let set = u32::from(port) * 2 + family as u32;
             let backend = Backend { addr: Addr::from(pod), port: Be16::new(TARGET), reserved: 0 };
-            writes.push(Write::PutBackend(BackendKey { set, slot: 0 }, backend));
+            writes.extend(Write::backend_set(set, &[backend]));
             writes.extend([Proto::TCP, Proto::UDP].map(|proto| {
                 let (addr, port) = (Addr::from(node), Be16::new(port));
                 let key = ServiceKey { addr, port, proto, scope: Scope::EXTERNAL };

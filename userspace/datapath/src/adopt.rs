@@ -10,24 +10,30 @@ use std::path::{Path, PathBuf};
 use skep_abi::{ABI_VERSION, MAPS};
 
 use crate::error::DatapathError;
-use crate::pins;
+use crate::{convert, pins};
 
-/// Renames the folder of the highest other version to this one's, unless this version has a folder. The running programs
-/// keep their maps until each program is replaced.
+/// Takes over the folder of the highest other version, unless this version has a folder. The running programs keep their maps
+/// until each program is replaced.
 pub(crate) fn adopt(bpffs: &Path) -> Result<(), DatapathError> {
-    let own = pins::folder(bpffs);
-    if own.exists() {
-        return Ok(());
+    if !pins::folder(bpffs).exists()
+        && let Some((version, other)) = newest(bpffs)?
+    {
+        take_over(bpffs, version, &other)?;
     }
-    let Some((version, other)) = newest(bpffs)? else { return Ok(()) };
+    convert::remove_converted(&pins::maps(bpffs))
+}
+
+/// Renames the folder to this version's.
+fn take_over(bpffs: &Path, version: u32, other: &Path) -> Result<(), DatapathError> {
     tracing::info!(from = version, to = ABI_VERSION, "adopting the pins of another ABI version");
     // In this order: after an interruption an agent of either version can start from the folder.
     for (name, since) in MAPS {
         if !(since..=ABI_VERSION).contains(&version) {
-            remove(&other, name)?;
+            remove(other, name)?;
         }
     }
-    fs::rename(&other, &own).map_err(DatapathError::file("rename", &other))
+    convert::convert(&other.join("maps"), version)?;
+    fs::rename(other, pins::folder(bpffs)).map_err(DatapathError::file("rename", other))
 }
 
 /// The folder of the highest version.

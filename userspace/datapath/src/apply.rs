@@ -43,12 +43,14 @@ impl Datapath {
     fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
         let maps = &mut self.maps;
         let (map, done) = match write {
-            Write::PutBackend(key, value) => ("BACKENDS", maps.backends.insert(key, value, 0)),
-            Write::DeleteBackend(key) => ("BACKENDS", ignore_absent(maps.backends.remove(key))),
+            Write::PutBackends(key, page) => ("BACKEND_PAGES", maps.backends.insert(key, page, 0)),
+            Write::DeleteBackends(key) => ("BACKEND_PAGES", ignore_absent(maps.backends.remove(key))),
             Write::PutMaglev(key, page) => ("MAGLEV", maps.maglev.insert(key, **page, 0)),
             Write::DeleteMaglev(key) => ("MAGLEV", ignore_absent(maps.maglev.remove(key))),
             Write::PutService(key, value) => ("SERVICES", maps.services.insert(key, value, 0)),
             Write::DeleteService(key) => ("SERVICES", ignore_absent(maps.services.remove(key))),
+            Write::PutOtherPorts(addr, flags) => ("OTHER_PORTS", maps.set_other_ports(addr, *flags)),
+            Write::DeleteOtherPorts(addr) => ("OTHER_PORTS", maps.set_other_ports(addr, 0)),
             Write::PutRange { list, prefix_bits, addr } => {
                 ("RANGES", maps.ranges.insert(&range(*list, *prefix_bits, *addr), 1, 0))
             }

@@ -5,12 +5,14 @@
 //! for every pod under a policy. At the start there are thousands of services, where a system call for each costs as much
 //! as the write.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{IterableMap as _, MapData, MapError};
-use skep_abi::SLOTS_MAX;
+use skep_abi::{Addr, OtherPorts, SLOTS_MAX};
 use skep_netplan::{VerdictMapId, Write};
 
 use crate::maps::Maps;
@@ -37,11 +39,12 @@ impl Maps {
     /// their errors then.
     pub(crate) fn write_batch(&self, writes: &[Write]) -> usize {
         match writes {
-            [Write::PutBackend(..), Write::PutBackend(..), ..] => {
+            [Write::PutBackends(..), Write::PutBackends(..), ..] => {
                 update(self.backends.map(), writes, |write| {
-                    if let Write::PutBackend(key, value) = write { Some((*key, *value)) } else { None }
+                    if let Write::PutBackends(key, page) = write { Some((*key, *page)) } else { None }
                 })
             }
+            [Write::PutOtherPorts(..), Write::PutOtherPorts(..), ..] => self.put_other_ports(writes),
             [Write::PutService(..), Write::PutService(..), ..] => {
                 update(self.services.map(), writes, |write| {
                     if let Write::PutService(key, value) = write { Some((*key, *value)) } else { None }
@@ -55,9 +58,9 @@ impl Maps {
                     if let Write::DeleteMaglev(key) = write { Some(*key) } else { None }
                 })
             }
-            [Write::DeleteBackend(_), Write::DeleteBackend(_), ..] => {
+            [Write::DeleteBackends(_), Write::DeleteBackends(_), ..] => {
                 delete(self.backends.map(), writes, |write| {
-                    if let Write::DeleteBackend(key) = write { Some(*key) } else { None }
+                    if let Write::DeleteBackends(key) = write { Some(*key) } else { None }
                 })
             }
             [Write::DeleteService(_), Write::DeleteService(_), ..] => {
@@ -89,6 +92,29 @@ impl Maps {
             }
             _ => 0,
         }
+    }
+
+    /// Neighbouring addresses share an entry, which is written once.
+    fn put_other_ports(&self, writes: &[Write]) -> usize {
+        let put = |write: &Write| match write {
+            Write::PutOtherPorts(addr, flags) => Some((*addr, *flags)),
+            _ => None,
+        };
+        let wanted: Vec<(Addr, u32)> = writes.iter().map_while(put).collect();
+        let mut blocks = BTreeMap::new();
+        for (addr, flags) in &wanted {
+            let block = match blocks.entry(OtherPorts::block(*addr)) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let Ok(block) = self.other_ports_of(entry.key()) else { return 0 };
+                    entry.insert(block)
+                }
+            };
+            block.set(addr, *flags);
+        }
+        let (keys, values): (Vec<Addr>, Vec<OtherPorts>) = blocks.into_iter().unzip();
+        let done = call(BPF_MAP_UPDATE_BATCH, self.other_ports.map(), &keys, &values);
+        if done == keys.len() { wanted.len() } else { 0 }
     }
 
     /// The value of a map of maps is a file descriptor, which stays open over the call.

@@ -20,7 +20,10 @@ const MIN_ENTRIES: u64 = 65_536;
 const MAX_ENTRIES: u64 = 2_097_152;
 
 /// Of the flows, so many are those of datagram sockets that the socket hooks translate.
-const SOCKETS_SHARE: u32 = 4;
+const SOCKETS_SHARE: u32 = 8;
+
+/// So many flows come from one client of a service with session affinity.
+const AFFINITY_SHARE: u32 = 8;
 
 /// What the programs and the loader need to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(crate) struct FlowTable {
     pub(crate) openers: u32,
     /// Entries of `SOCKETS`.
     pub(crate) sockets: u32,
+    /// Entries of `AFFINITY`.
+    pub(crate) affinity: u32,
     /// Flows that are kept for one pod.
     pub(crate) pod_share: u32,
     /// Flows that are kept and that no pod opened.
@@ -43,6 +48,7 @@ impl FlowTable {
             entries,
             openers: openers::ring_len(entries, cpus),
             sockets: (entries / SOCKETS_SHARE).min(SOCKETS_MAX),
+            affinity: entries / AFFINITY_SHARE,
             pod_share: openers::pod_share(entries),
             outside_share: openers::outside_share(entries),
         }

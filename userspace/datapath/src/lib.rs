@@ -12,6 +12,7 @@ mod batch;
 mod config;
 mod conntrack;
 mod counters;
+mod convert;
 mod delay;
 mod error;
 mod flow_table;

@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError};
 use ipnetwork::IpNetwork;
 use skep_abi::{
-    Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, OBSERVE_NOTHING, Pod, RangeKey, ServiceKey,
-    ServiceValue, VERDICTS_MAX,
+    Addr, BackendKey, BackendPage, MaglevKey, MaglevPage, NodeConfig, OBSERVE_NOTHING, OtherPorts, Pod,
+    RangeKey, ServiceKey, ServiceValue, VERDICTS_MAX,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -31,7 +31,8 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 pub(crate) struct Maps {
     pub(crate) config: Array<MapData, NodeConfig>,
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceValue>,
-    pub(crate) backends: HashMap<MapData, BackendKey, Backend>,
+    pub(crate) other_ports: HashMap<MapData, Addr, OtherPorts>,
+    pub(crate) backends: HashMap<MapData, BackendKey, BackendPage>,
     pub(crate) ranges: LpmTrie<MapData, RangeKey, u32>,
     pub(crate) maglev: HashMap<MapData, MaglevKey, MaglevPage>,
     pub(crate) pods: HashMap<MapData, Addr, Pod>,
@@ -55,7 +56,8 @@ impl Maps {
         Ok(Maps {
             config: take(ebpf, "CONFIG")?,
             services: take(ebpf, "SERVICES")?,
-            backends: take(ebpf, "BACKENDS")?,
+            other_ports: take(ebpf, "OTHER_PORTS")?,
+            backends: take(ebpf, "BACKEND_PAGES")?,
             ranges: take(ebpf, "RANGES")?,
             maglev: take(ebpf, "MAGLEV")?,
             pods: take(ebpf, "PODS")?,
@@ -145,6 +147,25 @@ impl Maps {
         let mut config = self.config.get(&0, 0)?;
         change(&mut config);
         self.config.set(0, config, 0)
+    }
+
+    /// Sets the flags of an address, 0: none; idempotent.
+    pub(crate) fn set_other_ports(&mut self, addr: &Addr, flags: u32) -> Result<(), MapError> {
+        let key = OtherPorts::block(*addr);
+        let mut block = self.other_ports_of(&key)?;
+        block.set(addr, flags);
+        if block.is_empty() {
+            return ignore_absent(self.other_ports.remove(&key));
+        }
+        self.other_ports.insert(key, block, 0)
+    }
+
+    /// The block with the key; without an entry it is empty.
+    pub(crate) fn other_ports_of(&self, key: &Addr) -> Result<OtherPorts, MapError> {
+        match self.other_ports.get(key, 0) {
+            Err(MapError::KeyNotFound) => Ok(OtherPorts::default()),
+            found => found,
+        }
     }
 
     /// Fills a new verdict map and then pins it under its name, so that a pinned map is always complete; idempotent.

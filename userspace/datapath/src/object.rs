@@ -93,7 +93,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     let Constants { timeouts, pod_new_flows, socket_lb, service_nets, has_exemptions, .. } = constants;
     let has_exemptions = u32::from(has_exemptions);
     let host_only = u32::from(socket_lb == SocketLb::Host);
-    let FlowTable { entries, openers, sockets, pod_share, outside_share } = flows;
+    let FlowTable { entries, openers, sockets, affinity, pod_share, outside_share } = flows;
     let folder = pins::maps(bpffs);
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
@@ -122,6 +122,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     loader.map_max_entries("CONNTRACK", entries);
     loader.map_max_entries("OPENERS", openers);
     loader.map_max_entries("SOCKETS", sockets);
+    loader.map_max_entries("AFFINITY", affinity);
     for (name, _) in MAPS {
         loader.map_pin_path(name, folder.join(name));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aya::maps::MapError;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{IterableMap, MapData};
-use skep_abi::{Addr, MaglevKey, MaglevPage, RangeKey, Verdict, VerdictKey};
+use skep_abi::{Addr, MaglevKey, MaglevPage, OtherPorts, RangeKey, Verdict, VerdictKey};
 use skep_netplan::{Observed, Prefix, VerdictEntry, VerdictMapId};
 
 use crate::error::DatapathError;
@@ -33,7 +33,8 @@ impl Datapath {
         let [even, odd] = &maps.classes;
         Ok(Observed {
             services: batch::entries(maps.services.map()).map_err(failed("SERVICES"))?,
-            backends: batch::entries(maps.backends.map()).map_err(failed("BACKENDS"))?,
+            other_ports: self.other_ports().map_err(failed("OTHER_PORTS"))?,
+            backends: batch::entries(maps.backends.map()).map_err(failed("BACKEND_PAGES"))?,
             ranges: self.ranges()?,
             maglev: batch::entries::<MaglevKey, MaglevPage, Vec<_>>(maps.maglev.map())
                 .map_err(failed("MAGLEV"))?
@@ -53,6 +54,14 @@ impl Datapath {
             routes,
             unreachable,
         })
+    }
+
+    fn other_ports(&self) -> Result<BTreeMap<Addr, u32>, MapError> {
+        let mut addrs = BTreeMap::new();
+        batch::read(self.maps.other_ports.map(), |key: &Addr, block: &OtherPorts| {
+            addrs.extend(block.addrs(*key));
+        })?;
+        Ok(addrs)
     }
 
     fn ranges(&self) -> Result<BTreeSet<(u32, Prefix)>, DatapathError> {

@@ -3,10 +3,10 @@
 //! In: the content of the maps, then each write. Out: the backends of each such frontend, a value of its own for a thread that looks for
 //! flows and sockets without their backend.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use skep_abi::{Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue, SocketAddr};
+use skep_abi::{Backend, Be16, Proto, Scope, ServiceKey, ServiceValue, SocketAddr};
 
 use crate::{Observed, Write};
 
@@ -21,7 +21,7 @@ impl DatagramServices {
     /// Those of the maps.
     pub fn of(maps: &Observed) -> Self {
         let datagram = maps.services.iter().filter(|(key, _)| is_datagram(key));
-        let services = datagram.map(|(key, value)| (*key, backends(maps, value).collect()));
+        let services = datagram.map(|(key, value)| (*key, backends(maps, value)));
         DatagramServices(Arc::new(services.collect()))
     }
 
@@ -29,7 +29,7 @@ impl DatagramServices {
     pub(crate) fn apply(&mut self, write: &Write, maps: &Observed) {
         match write {
             Write::PutService(key, value) if is_datagram(key) => {
-                Arc::make_mut(&mut self.0).insert(*key, backends(maps, value).collect());
+                Arc::make_mut(&mut self.0).insert(*key, backends(maps, value));
             }
             Write::DeleteService(key) if is_datagram(key) => drop(Arc::make_mut(&mut self.0).remove(key)),
             _ => {}
@@ -60,19 +60,20 @@ impl DatagramServices {
 /// Whether the writes take a backend from a UDP or SCTP frontend of the maps, or add such a frontend, past which flows may
 /// have been opened.
 pub(crate) fn may_strand_flows(writes: &[Write], maps: &Observed) -> bool {
-    let mut added: BTreeMap<BackendKey, Backend> = BTreeMap::new();
+    let mut added = Observed::default();
     writes.iter().any(|write| match write {
-        Write::PutBackend(key, backend) => {
-            added.insert(*key, *backend);
+        Write::PutBackends(..) => {
+            added.apply(write);
             false
         }
         Write::DeleteService(key) => is_datagram(key),
         Write::PutService(key, value) if is_datagram(key) => {
             let Some(before) = maps.services.get(key) else { return true };
-            let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
-            let after: BTreeSet<&Backend> =
-                slots.filter_map(|slot| added.get(&slot).or_else(|| maps.backends.get(&slot))).collect();
-            before.set != value.set && backends(maps, before).any(|backend| !after.contains(&backend))
+            // A number has its content in one of the two.
+            // A set's number has its content in one of the two.
+            let of = |maps: &Observed| backends(maps, value).to_vec();
+            let after: BTreeSet<Backend> = [of(&added), of(maps)].into_iter().flatten().collect();
+            before.set != value.set && backends(maps, before).iter().any(|backend| !after.contains(backend))
         }
         _ => false,
     })
@@ -82,9 +83,8 @@ fn is_datagram(key: &ServiceKey) -> bool {
     matches!(key.proto, Proto::UDP | Proto::SCTP)
 }
 
-fn backends(maps: &Observed, value: &ServiceValue) -> impl Iterator<Item = Backend> {
-    let slots = BackendKey { set: value.set, slot: 0 }..BackendKey { set: value.set, slot: value.count };
-    maps.backends.range(slots).map(|(_, backend)| *backend)
+fn backends(maps: &Observed, value: &ServiceValue) -> Arc<[Backend]> {
+    maps.backends_of(value.set, value.count).copied().collect()
 }
 
 #[cfg(test)]
@@ -102,8 +102,8 @@ mod tests {
     }
 
     fn puts(set: u32, lasts: &[u32]) -> Vec<Write> {
-        let slots = lasts.iter().zip(0..);
-        slots.map(|(last, slot)| Write::PutBackend(BackendKey { set, slot }, backend(*last))).collect()
+        let backends: Vec<Backend> = lasts.iter().map(|last| backend(*last)).collect();
+        Write::backend_set(set, &backends).collect()
     }
 
     fn to(set: u32, count: u32, proto: Proto) -> Write {
@@ -176,7 +176,7 @@ mod tests {
     fn a_backend_of_a_block_serves_at_the_port_that_was_addressed() {
         let mut maps = Observed::default();
         let same_port = Backend { port: Be16(0), ..backend(1) };
-        maps.apply(&Write::PutBackend(BackendKey { set: 1, slot: 0 }, same_port));
+        Write::backend_set(1, &[same_port]).for_each(|write| maps.apply(&write));
         let block = ServiceKey::block(Addr([9; 4]), Be16::new(40_000), Proto::UDP, Scope::EXTERNAL, 2);
         maps.apply(&Write::PutService(block, ServiceValue { set: 1, count: 1, ..ServiceValue::default() }));
         let services = DatagramServices::of(&maps);

@@ -199,7 +199,7 @@ pub(crate) struct Incomplete {
 impl Incomplete {
     pub(crate) fn add(&mut self, position: usize, write: &Write) {
         match write {
-            Write::PutBackend(key, _) => {
+            Write::PutBackends(key, _) => {
                 self.sets.entry(key.set).or_insert(position);
             }
             Write::PutMaglev(key, _) => {
@@ -221,7 +221,7 @@ impl Incomplete {
     /// The failed write without which this one must not be made: it would show the programs a half of something.
     pub(crate) fn holds_up(&self, write: &Write) -> Option<usize> {
         match write {
-            Write::PutBackend(key, _) => self.sets.get(&key.set).copied(),
+            Write::PutBackends(key, _) => self.sets.get(&key.set).copied(),
             Write::PutMaglev(key, _) => {
                 self.sets.get(&key.set).or_else(|| self.tables.get(&key.set)).copied()
             }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, BackendKey, FlowEvent, Pod, SLOTS_MAX, isolation_bits};
+use skep_abi::{Addr, DropReason, FlowEvent, Pod, SLOTS_MAX, ServiceKey, isolation_bits};
 
 use crate::attach::{Attachments, Owner};
 use crate::datagram_services::DatagramServices;
@@ -22,7 +22,7 @@ use crate::index::API_SERVER;
 use crate::index::{Changes, Index};
 use crate::plan::{Plan, PlanScope};
 use crate::routes::{self, Routes};
-use crate::service::NodeContext;
+use crate::service::{NodeContext, other_ports_key};
 use crate::write::{Observed, Write};
 
 /// Node ports and host ports are open there for the node's own processes.
@@ -210,6 +210,7 @@ impl Planner {
         let mut all = writes.backends;
         all.extend(writes.maglev);
         all.extend(writes.frontends);
+        all.extend(writes.other_ports);
         all.extend(writes.deletes);
         all
     }
@@ -277,8 +278,8 @@ impl Planner {
         let mut services: BTreeMap<Arc<str>, Cause> = BTreeMap::new();
         let mut other = None;
         for (write, cause) in plan.unmade() {
-            let (Write::PutService(frontend, _) | Write::DeleteService(frontend)) = write else { continue };
-            match self.services.owner(frontend) {
+            let Some(frontend) = frontend_of(write) else { continue };
+            match self.services.owner(&frontend) {
                 Some(key) => drop(services.entry(key.clone()).or_insert_with(|| cause.clone())),
                 None => other = Some(cause),
             }
@@ -286,10 +287,10 @@ impl Planner {
         let of_frontends = plan.causes_of_frontends();
         for (position, cause) in plan.causes().filter(|(position, _)| !of_frontends.contains(position)) {
             match plan.writes.get(position) {
-                Some(Write::PutBackend(..) | Write::PutMaglev(..) | Write::PutRange { .. }) => {
+                Some(Write::PutBackends(..) | Write::PutMaglev(..) | Write::PutRange { .. }) => {
                     other = Some(cause)
                 }
-                Some(Write::DeleteBackend(..) | Write::DeleteMaglev(..) | Write::DeleteRange { .. }) => {
+                Some(Write::DeleteBackends(..) | Write::DeleteMaglev(..) | Write::DeleteRange { .. }) => {
                     self.failures.failed(Unit::Garbage, cause);
                 }
                 _ => {}
@@ -347,8 +348,8 @@ impl Planner {
             writes.extend(pages.map(Write::DeleteMaglev));
         }
         for set in self.pending_garbage.sets.intersection(self.kernel.sets.idle()) {
-            let slots = self.kernel.set(*set).map(|(key, _)| *key);
-            writes.extend(slots.map(|key: BackendKey| Write::DeleteBackend(key)));
+            let pages = self.kernel.maps.pages_of(*set).map(|(key, _)| *key);
+            writes.extend(pages.map(Write::DeleteBackends));
         }
         for list in self.pending_garbage.ranges.intersection(self.kernel.ranges.idle()) {
             let ranges = self.kernel.list(*list);
@@ -393,7 +394,12 @@ impl Planner {
     pub fn names(&self, event: &FlowEvent) -> FlowNames {
         let names = Names { index: &self.index, attachments: &self.attachments };
         let rule = self.policy.entries().rules.get(&event.rule);
-        names.of(event, rule, self.services.port(event.service))
+        let refused = || {
+            let has_refused = event.service == 0 && event.reason == DropReason::NoBackend as u16;
+            let owner = self.services.owner(&other_ports_key(event.destination)).filter(|_| has_refused);
+            owner.map(|key| (key, event.destination_port.get()))
+        };
+        names.of(event, rule, self.services.port(event.service).or_else(refused))
     }
 
     /// The frontends whose clients do not notice that a backend is gone.
@@ -404,5 +410,14 @@ impl Planner {
     /// The kernel's content, by the commits so far.
     pub fn kernel(&self) -> &Observed {
         &self.kernel.maps
+    }
+}
+
+/// The frontend that the write is about.
+fn frontend_of(write: &Write) -> Option<ServiceKey> {
+    match write {
+        Write::PutService(key, _) | Write::DeleteService(key) => Some(*key),
+        Write::PutOtherPorts(addr, _) | Write::DeleteOtherPorts(addr) => Some(other_ports_key(*addr)),
+        _ => None,
     }
 }

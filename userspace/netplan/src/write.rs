@@ -7,18 +7,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, Pod, ServiceKey, ServiceValue};
+use skep_abi::{
+    Addr, BACKEND_SLOTS, Backend, BackendKey, BackendPage, MaglevKey, MaglevPage, Pod, ServiceKey,
+    ServiceValue,
+};
 pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 
 /// One change of one map, or of one route. All are idempotent: a put replaces, and deleting an absent entry succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    PutBackend(BackendKey, Backend),
-    DeleteBackend(BackendKey),
+    PutBackends(BackendKey, BackendPage),
+    DeleteBackends(BackendKey),
     PutMaglev(MaglevKey, Arc<MaglevPage>),
     DeleteMaglev(MaglevKey),
     PutService(ServiceKey, ServiceValue),
     DeleteService(ServiceKey),
+    /// What an address does with ports that have no frontend: flags of [`skep_abi::OtherPorts`].
+    PutOtherPorts(Addr, u32),
+    DeleteOtherPorts(Addr),
     /// A prefix in a list of source ranges; `prefix_bits` as in [`Write::PutClass`].
     PutRange {
         list: u32,
@@ -93,11 +99,30 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// Puts a backend set, whose number no frontend uses yet.
+    pub fn backend_set(set: u32, backends: &[Backend]) -> impl Iterator<Item = Write> + '_ {
+        pages(set, backends).map(|(key, page)| Write::PutBackends(key, page))
+    }
+}
+
+/// The pages of a backend set.
+pub(crate) fn pages(set: u32, backends: &[Backend]) -> impl Iterator<Item = (BackendKey, BackendPage)> + '_ {
+    let chunks = backends.chunks(BACKEND_SLOTS as usize).zip(0..);
+    chunks.map(move |(chunk, page)| {
+        let mut slots = BackendPage::default();
+        slots.backends.iter_mut().zip(chunk).for_each(|(slot, backend)| *slot = *backend);
+        (BackendKey { set, page }, slots)
+    })
+}
+
 /// The content of the kernel's maps and routes: read once at the start, then tracked write by write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     pub services: BTreeMap<ServiceKey, ServiceValue>,
-    pub backends: BTreeMap<BackendKey, Backend>,
+    /// What addresses do with ports that have no frontend; none without a flag.
+    pub other_ports: BTreeMap<Addr, u32>,
+    pub backends: BTreeMap<BackendKey, BackendPage>,
     /// Source ranges: list number and prefix.
     pub ranges: BTreeSet<(u32, Prefix)>,
     pub maglev: BTreeMap<MaglevKey, Arc<MaglevPage>>,
@@ -115,15 +140,27 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// The backends of a set, in order.
+    pub fn backends_of(&self, set: u32, count: u32) -> impl Iterator<Item = &Backend> {
+        self.pages_of(set).flat_map(|(_, page)| &page.backends).take(count as usize)
+    }
+
+    /// The pages of a backend set, in order.
+    pub fn pages_of(&self, set: u32) -> impl Iterator<Item = (&BackendKey, &BackendPage)> {
+        self.backends.range(BackendKey { set, page: 0 }..=BackendKey { set, page: u32::MAX })
+    }
+
     /// The content after `write` succeeded.
     pub fn apply(&mut self, write: &Write) {
         match write {
-            Write::PutBackend(key, value) => drop(self.backends.insert(*key, *value)),
-            Write::DeleteBackend(key) => drop(self.backends.remove(key)),
+            Write::PutBackends(key, page) => drop(self.backends.insert(*key, *page)),
+            Write::DeleteBackends(key) => drop(self.backends.remove(key)),
             Write::PutMaglev(key, page) => drop(self.maglev.insert(*key, page.clone())),
             Write::DeleteMaglev(key) => drop(self.maglev.remove(key)),
             Write::PutService(key, value) => drop(self.services.insert(*key, *value)),
             Write::DeleteService(key) => drop(self.services.remove(key)),
+            Write::PutOtherPorts(addr, flags) => drop(self.other_ports.insert(*addr, *flags)),
+            Write::DeleteOtherPorts(addr) => drop(self.other_ports.remove(addr)),
             Write::PutRange { list, prefix_bits, addr } => {
                 self.ranges.insert((*list, (*prefix_bits, *addr)));
             }

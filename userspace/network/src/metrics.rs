@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use skep_abi::{
-    BACKENDS_MAX, CLASSES_MAX, DropReason, MAGLEV_MAX, PODS_MAX, SERVICES_MAX, SLOTS_MAX, table_of,
+    BACKEND_PAGES_MAX, CLASSES_MAX, DropReason, MAGLEV_MAX, PODS_MAX, SERVICES_MAX, SLOTS_MAX, table_of,
 };
 use skep_datapath::{Counters, DatapathError};
 use skep_netplan::Observed;
@@ -39,7 +39,7 @@ type Entries = fn(&Observed) -> usize;
 /// Maps that the agent fills, each with its number of entries and its limit.
 const MAPS: [(&str, Entries, u32); 7] = [
     ("SERVICES", |maps| maps.services.len(), SERVICES_MAX),
-    ("BACKENDS", |maps| maps.backends.len(), BACKENDS_MAX),
+    ("BACKEND_PAGES", |maps| maps.backends.len(), BACKEND_PAGES_MAX),
     ("MAGLEV", |maps| maps.maglev.len(), MAGLEV_MAX),
     ("PODS", |maps| maps.pods.len(), PODS_MAX),
     ("VERDICTS", |maps| maps.verdicts.len(), 2 * SLOTS_MAX),

@@ -33,7 +33,7 @@ impl SetIndex {
     /// Forgets sets that are gone, once they may be most entries. To be called with no plan outstanding.
     pub(crate) fn prune(&mut self, kernel: &Kernel) {
         if self.by_content.len() > 2 * self.pruned_to {
-            self.by_content.retain(|_, set| kernel.set(*set).next().is_some());
+            self.by_content.retain(|_, set| kernel.maps.pages_of(*set).next().is_some());
             self.pruned_to = self.by_content.len();
         }
     }

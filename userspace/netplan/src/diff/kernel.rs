@@ -6,11 +6,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, ServiceKey, ServiceValue, maglev_size};
+use skep_abi::{Addr, Backend, MaglevKey, MaglevPage, ServiceKey, ServiceValue, maglev_size};
 
 use crate::datagram_services::DatagramServices;
 use crate::index::compact;
-use crate::write::{Observed, Prefix, Write};
+use crate::write::{Observed, Prefix, Write, pages};
 
 /// The maps, with use counts.
 #[derive(Debug, Default)]
@@ -84,8 +84,8 @@ impl Kernel {
         self.maps.apply(write);
         self.datagrams.apply(write, &self.maps);
         match write {
-            Write::PutBackend(key, _) => self.sets.filled(key.set),
-            Write::DeleteBackend(key) if self.set(key.set).next().is_none() => {
+            Write::PutBackends(key, _) => self.sets.filled(key.set),
+            Write::DeleteBackends(key) if self.maps.pages_of(key.set).next().is_none() => {
                 self.sets.idle.remove(&key.set);
             }
             Write::PutRange { list, .. } => self.ranges.filled(*list),
@@ -102,8 +102,9 @@ impl Kernel {
 
     /// Takes less memory for the same content: maps that grew have half-empty nodes.
     pub(crate) fn compact(&mut self) {
-        let Observed { services, backends, classes, .. } = &mut self.maps;
+        let Observed { services, other_ports, backends, classes, .. } = &mut self.maps;
         compact(services);
+        compact(other_ports);
         compact(backends);
         classes.iter_mut().for_each(compact);
     }
@@ -137,16 +138,10 @@ impl Kernel {
         }
     }
 
-    /// Slots and backends of a set, in order.
-    pub(crate) fn set(&self, set: u32) -> impl Iterator<Item = (&BackendKey, &Backend)> {
-        let ends = BackendKey { set, slot: 0 }..=BackendKey { set, slot: u32::MAX };
-        self.maps.backends.range(ends)
-    }
-
     /// Whether the set's slots are exactly these.
     pub(crate) fn holds(&self, set: u32, backends: &[Backend]) -> bool {
-        let slots = self.set(set).map(|(key, backend)| (key.slot as usize, backend));
-        slots.eq(backends.iter().enumerate())
+        let held = self.maps.pages_of(set).map(|(key, page)| (*key, *page));
+        held.eq(pages(set, backends))
     }
 
     /// The prefixes of a list of source ranges, in order.

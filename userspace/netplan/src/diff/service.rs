@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use skep_abi::{
-    BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, ServiceKey, ServiceValue, StableHasher,
+    Addr, BACKEND_PAGES_MAX, BACKEND_SLOTS, Backend, RANGES_MAX, SERVICES_MAX, ServiceKey, ServiceValue,
+    StableHasher,
 };
 
 use super::backend_set::{SetIndex, plan_table};
 use super::kernel::Kernel;
 use super::problem::Problem;
 use crate::index::{Forwarding, Index, PortFacts, ServiceFacts};
-use crate::service::{Frontend, NodeContext, ServicePlan, compile};
+use crate::service::{Frontend, NodeContext, ServicePlan, compile, is_other_ports, other_ports_key};
 use crate::write::{Prefix, Write};
 
 /// Which service owns which frontend.
@@ -56,6 +57,8 @@ pub(crate) struct ServiceWrites {
     pub(crate) backends: Vec<Write>,
     pub(crate) maglev: Vec<Write>,
     pub(crate) frontends: Vec<Write>,
+    /// After all frontends: before its ports have theirs, nothing may refuse them.
+    pub(crate) other_ports: Vec<Write>,
     pub(crate) deletes: Vec<Write>,
     /// Sets used by this plan, and those whose tables are in `maglev`.
     sets: HashMap<Box<[Backend]>, u32>,
@@ -117,11 +120,22 @@ impl ServiceState {
                 None => self.forget(&key),
             }
         }
-        let orphans = sweep.then(|| kernel.maps.services.keys()).into_iter().flatten();
-        let gone: BTreeSet<&ServiceKey> =
-            orphans.chain(&released).filter(|key| !self.owner.contains_key(*key)).collect();
-        let gone = gone.into_iter().filter(|key| kernel.maps.services.contains_key(*key));
-        writes.deletes.extend(gone.map(|key| Write::DeleteService(*key)));
+        let maps = &kernel.maps;
+        // Before its ports lose their frontends, the address must no longer refuse them.
+        let addrs = sweep.then(|| maps.other_ports.keys().copied()).into_iter().flatten();
+        let released_addrs = released.iter().filter(|key| is_other_ports(key)).map(|key| key.addr);
+        let gone: BTreeSet<Addr> = addrs.chain(released_addrs).collect();
+        let is_gone = |addr: &Addr| {
+            maps.other_ports.contains_key(addr) && !self.owner.contains_key(&other_ports_key(*addr))
+        };
+        writes.deletes.extend(gone.into_iter().filter(is_gone).map(Write::DeleteOtherPorts));
+        let orphans = sweep.then(|| maps.services.keys()).into_iter().flatten();
+        // Version 10 of the ABI had other ports in `SERVICES`.
+        let is_gone = |key: &&ServiceKey| {
+            maps.services.contains_key(*key) && (!self.owner.contains_key(*key) || is_other_ports(key))
+        };
+        let gone: BTreeSet<&ServiceKey> = orphans.chain(&released).filter(is_gone).collect();
+        writes.deletes.extend(gone.into_iter().map(|key| Write::DeleteService(*key)));
         writes
     }
 
@@ -160,7 +174,7 @@ impl ServiceState {
         writes: &mut ServiceWrites,
     ) {
         plan.frontends.retain(|frontend, wanted| {
-            let others = ServiceKey::any_port(frontend.addr);
+            let others = other_ports_key(frontend.addr);
             // The ports of an address that are in ranges are one service's: without the first key of the address, it has none of them.
             if wanted.flags & ServiceValue::SAME_PORT != 0 && self.owner.get(&others) != Some(key) {
                 return false;
@@ -201,16 +215,17 @@ impl ServiceState {
         let kept =
             numbers.sets.iter().zip(&plan.sets).filter_map(|(number, backends)| Some(((*number)?, backends)));
         kept.for_each(|(set, backends)| self.sets.insert(backends, set));
-        let slots: usize = new.map(|(backends, _)| backends.len()).sum();
+        let pages: usize = new.map(|(backends, _)| backends.len().div_ceil(BACKEND_SLOTS as usize)).sum();
         let new = plan.ranges.iter().zip(&numbers.ranges).filter(|(_, number)| number.is_none());
         let prefixes: usize = new.map(|(ranges, _)| ranges.len()).sum();
-        let fresh = plan.frontends.keys().filter(|f| !kernel.maps.services.contains_key(*f)).count();
+        let is_fresh = |f: &&ServiceKey| !is_other_ports(f) && !kernel.maps.services.contains_key(*f);
+        let fresh = plan.frontends.keys().filter(is_fresh).count();
         // An upper bound: counts writes of this plan for another map, and frontends that only move. This matters only
         // just below the limit.
         let full = |now: usize, written: usize, more: usize, limit: u32| {
             more > 0 && now + written + more > limit as usize
         };
-        if full(kernel.maps.backends.len(), writes.backends.len(), slots, BACKENDS_MAX)
+        if full(kernel.maps.backends.len(), writes.backends.len(), pages, BACKEND_PAGES_MAX)
             || full(kernel.maps.ranges.len(), writes.backends.len(), prefixes, RANGES_MAX)
             || full(kernel.maps.services.len(), writes.frontends.len(), fresh, SERVICES_MAX)
         {
@@ -224,11 +239,13 @@ impl ServiceState {
         for (number, ranges) in numbers.ranges.iter_mut().zip(&plan.ranges) {
             number.get_or_insert_with(|| self.write_list(ranges, kernel, writes));
         }
-        // The other ports of an address come last: before its ports have their frontends, nothing may refuse them.
-        let is_other_ports = |key: &ServiceKey| *key == ServiceKey::any_port(key.addr);
-        let (others, own): (Vec<_>, Vec<_>) =
-            plan.frontends.iter().partition(|(frontend, _)| is_other_ports(frontend));
-        for (frontend, wanted) in own.into_iter().chain(others) {
+        for (frontend, wanted) in &plan.frontends {
+            if is_other_ports(frontend) {
+                if kernel.maps.other_ports.get(&frontend.addr) != Some(&wanted.flags) {
+                    writes.other_ports.push(Write::PutOtherPorts(frontend.addr, wanted.flags));
+                }
+                continue;
+            }
             let service = identities.get(wanted.port).copied().unwrap_or_default();
             let value = numbers.value(plan, wanted, service);
             if kernel.maps.services.get(frontend) != Some(&value) {
@@ -280,9 +297,8 @@ impl ServiceState {
             let last = kernel.maps.backends.last_key_value();
             self.next_set = last.map_or(0, |(key, _)| key.set);
         }
-        let set = next_free(&mut self.next_set, |set| kernel.set(set).next().is_none());
-        let slots = backends.iter().zip(0..);
-        writes.backends.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set, slot }, *b)));
+        let set = next_free(&mut self.next_set, |set| kernel.maps.pages_of(set).next().is_none());
+        writes.backends.extend(Write::backend_set(set, backends));
         set
     }
 

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, OtherPorts, Proto, Scope, ServiceKey, ServiceValue};
 use skep_policy::Prefix;
 
 use crate::index::{EndpointFacts, PortFacts, ServiceFacts, SliceFacts};
@@ -36,6 +36,7 @@ pub struct ServicePlan {
     pub sets: Vec<Vec<Backend>>,
     /// Lists of source ranges, distinct and not empty; see [`ServiceFacts::ranges_v4`].
     pub ranges: Vec<Box<[Prefix]>>,
+    /// Also [`other_ports_key`]s, with flags of [`OtherPorts`].
     pub frontends: BTreeMap<ServiceKey, Frontend>,
 }
 
@@ -50,8 +51,18 @@ pub struct Frontend {
     pub port: usize,
     /// As [`ServiceFacts::affinity`].
     pub affinity: u32,
-    /// As [`ServiceValue::flags`].
+    /// As [`ServiceValue::flags`], or flags of [`OtherPorts`].
     pub flags: u32,
+}
+
+/// What stands for the ports of the address that have no frontend.
+pub fn other_ports_key(addr: Addr) -> ServiceKey {
+    ServiceKey { addr, port: Be16(0), proto: Proto(0), scope: Scope::INTERNAL }
+}
+
+/// Whether it is an [`other_ports_key`].
+pub(crate) fn is_other_ports(key: &ServiceKey) -> bool {
+    *key == other_ports_key(key.addr)
 }
 
 /// Which endpoints a frontend may use.
@@ -96,15 +107,15 @@ pub fn compile<'a>(
 
 /// What the addresses do with ports that are in no list of the Service: a cluster IP refuses them; `blocks`: some are in blocks.
 fn other_ports(service: &ServiceFacts, blocks: bool) -> impl Iterator<Item = (ServiceKey, Frontend)> + '_ {
-    let blocks = if blocks { ServiceValue::BLOCKS } else { 0 };
+    let blocks = if blocks { OtherPorts::BLOCKS } else { 0 };
     let frontend = move |ip: &IpAddr, flags| {
         let frontend = Frontend { set: None, ranges: None, port: 0, affinity: 0, flags };
-        (ServiceKey::any_port((*ip).into()), frontend)
+        (other_ports_key((*ip).into()), frontend)
     };
     let others = service.external_ips.iter().chain(&service.balancer_ips).filter(move |_| blocks != 0);
     let own = service.cluster_ips.iter().filter(|_| !service.ports.is_empty());
     let others = others.map(move |ip| frontend(ip, blocks));
-    others.chain(own.map(move |ip| frontend(ip, ServiceValue::REJECT | blocks)))
+    others.chain(own.map(move |ip| frontend(ip, OtherPorts::REFUSED | blocks)))
 }
 
 /// Backends of one port and family, by traffic policy.

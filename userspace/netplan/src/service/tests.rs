@@ -131,10 +131,10 @@ fn a_weight_out_of_bounds_is_one() {
 
 #[test]
 fn cluster_ip_refuses_on_its_other_ports() {
-    let other_ports = |ip: &str| ServiceKey::any_port(ip.parse::<IpAddr>().unwrap().into());
+    let other_ports = |ip: &str| other_ports_key(ip.parse::<IpAddr>().unwrap().into());
     let plan = Planned::new(node_port(json!({"externalIPs": ["198.51.100.7"]})), &[slice(&[HERE])]);
     let refused = plan.0.frontends[&other_ports("10.96.0.1")];
-    assert_eq!((refused.set, refused.flags, refused.affinity), (None, ServiceValue::REJECT, 0));
+    assert_eq!((refused.set, refused.flags, refused.affinity), (None, OtherPorts::REFUSED, 0));
     for other in ["198.51.100.7", "192.0.2.11"] {
         assert!(
             !plan.0.frontends.contains_key(&other_ports(other)),
@@ -379,11 +379,11 @@ fn ranges_of_ports_are_blocks_that_reach_the_same_port_of_every_endpoint() {
     assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.1:8080 10.0.1.1:8080", "its own target");
     let others =
         |plan: &Planned, ip: &str| block(plan, ip, 0, 0, Proto(0), Scope::INTERNAL).map(|(_, flags)| flags);
-    assert_eq!(others(&plan, "10.96.0.1"), Some(ServiceValue::REJECT | ServiceValue::BLOCKS));
-    assert_eq!(others(&plan, "198.51.100.7"), Some(ServiceValue::BLOCKS));
+    assert_eq!(others(&plan, "10.96.0.1"), Some(OtherPorts::REFUSED | OtherPorts::BLOCKS));
+    assert_eq!(others(&plan, "198.51.100.7"), Some(OtherPorts::BLOCKS));
     let local = compiled("all", json!({"externalTrafficPolicy": "Local"}));
     let here = Some((Some(same[..1].to_vec()), ServiceValue::SAME_PORT | ServiceValue::KEEP_SOURCE));
     assert_eq!(block(&local, "198.51.100.7", 9, 4, Proto::TCP, Scope::EXTERNAL), here);
     let bad = compiled("all of them", json!({}));
-    assert_eq!((others(&bad, "198.51.100.7"), others(&bad, "10.96.0.1")), (None, Some(ServiceValue::REJECT)));
+    assert_eq!((others(&bad, "198.51.100.7"), others(&bad, "10.96.0.1")), (None, Some(OtherPorts::REFUSED)));
 }

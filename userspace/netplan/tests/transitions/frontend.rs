@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_abi::{
-    Backend, BackendKey, MAGLEV_SLOTS, MaglevKey, MaglevPage, Scope, ServiceKey, ServiceValue, maglev_size,
+    BACKEND_SLOTS, Backend, BackendKey, MAGLEV_SLOTS, MaglevKey, MaglevPage, OtherPorts, Scope, ServiceKey,
+    ServiceValue, maglev_size,
 };
 use skep_netplan::{Observed, Prefix, maglev};
 
@@ -20,15 +21,25 @@ pub(crate) struct Resolved {
     pub(crate) ranges: Option<BTreeSet<Prefix>>,
 }
 
+/// What refuses on the ports of an address that have no frontend.
+const REFUSAL: ServiceValue = ServiceValue {
+    set: 0,
+    count: 0,
+    service: 0,
+    affinity_seconds: 0,
+    flags: ServiceValue::REJECT,
+    ranges: 0,
+};
+
 /// The frontend that the programs find; they look for smaller blocks of ports first.
 fn find<'m>(maps: &'m Observed, key: &ServiceKey) -> Option<&'m ServiceValue> {
     let other_ports = || {
-        let others = maps.services.get(&ServiceKey::any_port(key.addr))?;
+        let others = *maps.other_ports.get(&key.addr)?;
         let block = |level| ServiceKey::block(key.addr, key.port, key.proto, key.scope, level);
-        let blocks = (1..=Scope::LEVELS).filter(|_| others.flags & ServiceValue::BLOCKS != 0);
+        let blocks = (1..=Scope::LEVELS).filter(|_| others & OtherPorts::BLOCKS != 0);
         let mut found = blocks.filter_map(|level| maps.services.get(&block(level)));
-        let refuses = others.flags & ServiceValue::REJECT != 0 && key.scope == Scope::INTERNAL;
-        found.next().or(Some(others).filter(|_| refuses))
+        let refuses = others & OtherPorts::REFUSED != 0 && key.scope == Scope::INTERNAL;
+        found.next().or(refuses.then_some(&REFUSAL))
     };
     maps.services.get(key).or_else(other_ports)
 }
@@ -36,17 +47,16 @@ fn find<'m>(maps: &'m Observed, key: &ServiceKey) -> Option<&'m ServiceValue> {
 /// `None`: there is no such frontend.
 pub(crate) fn resolve(maps: &Observed, key: &ServiceKey) -> Option<Resolved> {
     let value = find(maps, key)?;
-    let is_of_all = value.flags & ServiceValue::SAME_PORT == 0 && !maps.services.contains_key(key);
-    // Whether the address has blocks does not matter to the ports in none.
-    let flags = if is_of_all { ServiceValue::REJECT } else { value.flags };
-    let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
+    let slot = |slot: u32| {
+        let key = BackendKey { set: value.set, page: slot / BACKEND_SLOTS };
+        maps.backends.get(&key).map(|page| page.backends[(slot % BACKEND_SLOTS) as usize])
+    };
     // A missing slot loses packets; it becomes an address that neither state has.
-    let backends: Vec<Backend> =
-        slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
+    let backends: Vec<Backend> = (0..value.count).map(|number| slot(number).unwrap_or_default()).collect();
     let has_whole_table = key.scope != Scope::EXTERNAL || table_is_whole(maps, value.set, &backends);
     let listed = maps.ranges.iter().filter(|(list, _)| *list == value.ranges);
     let ranges = (value.ranges != 0).then(|| listed.map(|(_, prefix)| *prefix).collect());
-    Some(Resolved { affinity: value.affinity_seconds, flags, backends, has_whole_table, ranges })
+    Some(Resolved { affinity: value.affinity_seconds, flags: value.flags, backends, has_whole_table, ranges })
 }
 
 fn table_is_whole(maps: &Observed, set: u32, backends: &[Backend]) -> bool {

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 use skep_abi::{
-    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey, isolated_bit,
-    open_bit, table_of, verdicts_index,
+    Addr, BACKEND_SLOTS, Be16, CLASS_ANY, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey,
+    isolated_bit, open_bit, table_of, verdicts_index,
 };
 use skep_netplan::{Observed, Owner, Planner, Unit, VerdictEntry, VerdictMapId, Write};
 
@@ -418,8 +418,8 @@ proptest! {
             prop_assert!(!planner.has_garbage());
             let services = planner.kernel().services.values();
             let sets: BTreeSet<(u32, u32)> = services.map(|value| (value.set, value.count)).collect();
-            let slots: u32 = sets.iter().map(|(_, count)| count).sum();
-            prop_assert_eq!(slots as usize, planner.kernel().backends.len());
+            let pages: u32 = sets.iter().map(|(_, count)| count.div_ceil(BACKEND_SLOTS)).sum();
+            prop_assert_eq!(pages as usize, planner.kernel().backends.len());
             let used: BTreeSet<u32> = planner.kernel().services.values().map(|value| value.ranges).collect();
             let unused = planner.kernel().ranges.iter().find(|(list, _)| !used.contains(list));
             prop_assert_eq!(unused, None);

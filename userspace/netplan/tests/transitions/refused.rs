@@ -51,8 +51,13 @@ impl Refused {
             (Refused::Cluster(n), Write::PutCluster { addr, .. }) => {
                 is(addr, [10, 244, n, 0]) || is(addr, [10, 86, 0, n])
             }
-            (Refused::Backend(n), Write::PutBackend(_, backend)) => is(&backend.addr, [10, 0, 1, n]),
-            (Refused::Frontend(n), Write::PutService(key, _)) => is(&key.addr, [10, 96, 0, n + 1]),
+            (Refused::Backend(n), Write::PutBackends(_, page)) => {
+                page.backends.iter().any(|backend| is(&backend.addr, [10, 0, 1, n]))
+            }
+            (
+                Refused::Frontend(n),
+                Write::PutService(ServiceKey { addr, .. }, _) | Write::PutOtherPorts(addr, _),
+            ) => is(addr, [10, 96, 0, n + 1]),
             (Refused::Maglev, Write::PutMaglev(..)) => true,
             (Refused::Ranges, Write::PutRange { .. }) => true,
             (Refused::Class(n), Write::PutClass { addr, .. }) => is(addr, [10, 0, 0, n]),
