@@ -12,4 +12,5 @@ mod node;
 mod overlay;
 mod packets;
 mod truth;
+mod shared_port;
 mod xdp;

@@ -18,6 +18,7 @@ impl NetNs {
         let _ = ip(&["netns", "del", name]);
         ip(&["netns", "add", name])?;
         let netns = NetNs { name: name.to_owned() };
+        netns.run(skip_duplicate_detection)??;
         netns.ip(&["link", "set", "lo", "up"])?;
         Ok(netns)
     }
@@ -55,6 +56,16 @@ impl NetNs {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+}
+
+/// Has addresses of new links be usable at once. Until the kernel has found no duplicate of a link-local address, which takes a second or
+/// two, it asks for no neighbour when it forwards (RFC 4862, 5.4).
+fn skip_duplicate_detection() -> Result<()> {
+    const SYSCTL: &str = "/proc/sys/net/ipv6/conf/default/accept_dad";
+    match std::fs::write(SYSCTL, "0") {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(SYSCTL),
+        _ => Ok(()),
     }
 }
 

@@ -255,6 +255,13 @@ fn times(group: Group) -> Timeout {
     unsafe { core::ptr::read_volatile(all.add(index)) }
 }
 
+/// Whether a flow of one entry is silent for so long that another may have its ends.
+#[inline(never)]
+pub(crate) fn gives_up(flow: &Flow, proto: Proto) -> bool {
+    let life = Life::of(flow, None);
+    life.is_silent(times(life.group(proto)).takeover, now_ns())
+}
+
 /// Removes the entry that has the key, and its partner, if their flow gives up its port.
 #[inline(always)]
 fn take_over(search: &mut Search) -> bool {

@@ -8,12 +8,12 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::flow_key::is_higher;
 use skep_abi::logic::lifetime::copy;
-use skep_abi::{DropReason, Flow, Hook, NodeConfig, ServiceValue, SocketAddr};
+use skep_abi::{DropReason, Flow, Hook, NodeConfig, Proto, ServiceValue, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
 use crate::ports::{self, PORT_TRIES};
-use crate::{bandwidth, cluster, conntrack, nat, reject, report, service};
+use crate::{bandwidth, cluster, conntrack, host, nat, reject, report, service};
 
 /// Turns the packet into the answer that rejects it, delivered by `back`, and counts and reports a drop.
 #[inline(always)]
@@ -116,11 +116,13 @@ pub(crate) fn put_translated(
     if !packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH;
     }
-    if conntrack::put(&packet.key, flow, BPF_NOEXIST) || displaces(packet, flow, addressed) {
+    let is_free =
+        flow.flags & Flow::NODE == 0 || packet.proto != Proto::TCP || !host::has_connection(ctx, packet);
+    if is_free && (conntrack::put(&packet.key, flow, BPF_NOEXIST) || displaces(packet, flow, addressed)) {
         return Ok(());
     }
-    // A client may use one port for connections to two services; if both have the same backend, the second connection needs
-    // another port there. Netfilter does the same.
+    // A client may use one port for connections to two services, or to a service and to its backend; if both have the same
+    // backend, the second connection needs another port there. Netfilter does the same.
     let client = packet.source;
     claim_source(ctx, packet, flow, addressed, &client)
 }

@@ -22,8 +22,9 @@ use world::{Family, Row, World};
 
 /// What is printed where connections over SCTP are real.
 pub(crate) const KERNELS_SCTP: &str = "SCTP is the kernel's";
-/// How long an answer may take that should come, and one that should not.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an answer may take that should come, and one that should not. A client of SCTP whose port the server has from an association
+/// that has not ended there waits for its timer of three seconds (RFC 9260, 16), and a busy machine for the next one.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 const SILENCE_TIMEOUT: Duration = Duration::from_millis(400);
 /// Connections after which each of two endpoints has answered, except once in a billion runs.
 const CONNECTIONS_TO_MEET_BOTH: usize = 30;
@@ -33,8 +34,7 @@ const WORKERS: usize = 24;
 /// After so many the rest of a seat's questions is not asked: most wait long for an answer that does not come.
 const WRONG_MAX: usize = 24;
 
-/// Questions that may get lost, and are asked a second time: datagrams, and associations, of whose first packet SCTP sends
-/// another one after three seconds only (RFC 9260, 16). TCP is as patient as this test.
+/// Datagrams that may get lost, and are sent a second time. The other protocols do so themselves.
 const LOST_MAX: usize = 2;
 
 /// What was not as it should be.
@@ -201,7 +201,7 @@ impl Seat<'_> {
         let mut met = BTreeSet::new();
         for number in 0..CONNECTIONS_TO_MEET_BOTH {
             let mut reply = ask(ANSWER_TIMEOUT, number % 2 == 1)?;
-            if reply == Reply::Nothing && question.proto != Proto::Tcp {
+            if reply == Reply::Nothing && question.proto == Proto::Udp {
                 reply = ask(ANSWER_TIMEOUT, number % 2 == 1)?;
                 if reply != Reply::Nothing {
                     lost();

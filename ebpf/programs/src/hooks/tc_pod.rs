@@ -48,6 +48,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     let mut found = conntrack::entry(packet);
     source::of_pod(ctx, packet, found.as_deref())?;
+    conntrack::yields(packet, found.as_deref())?;
     found = found.and_then(|flow| conntrack::advance(packet, flow));
     if let Some(flow) = &found {
         if let Some(action) = bandwidth::delay_egress(ctx, packet, flow.flags)? {
