@@ -1,6 +1,7 @@
 //! The datapath in the kernel: real programs, namespaces as pods, nodes and clients.
 
 mod bandwidth;
+mod big_tcp;
 mod cost;
 mod dsr;
 mod fragments;
@@ -11,6 +12,6 @@ mod namespaces;
 mod node;
 mod overlay;
 mod packets;
-mod truth;
 mod shared_port;
+mod truth;
 mod xdp;

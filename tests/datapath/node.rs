@@ -33,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) service_cidrs: Vec<IpNetwork>,
     pub(crate) masquerade_exemptions: Vec<IpNetwork>,
     pub(crate) program_log: ProgramLogLevel,
+    pub(crate) big_tcp: bool,
 }
 
 impl Node {
@@ -94,6 +95,7 @@ impl Node {
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
             program_log: ProgramLogLevel::Off,
+            big_tcp: false,
         };
         node.open()?;
         Ok(node)
@@ -120,6 +122,7 @@ impl Node {
             service_cidrs: self.service_cidrs.clone(),
             masquerade_exemptions: self.masquerade_exemptions.clone(),
             program_log: self.program_log,
+            big_tcp: self.big_tcp,
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
         self.datapath = Some(opened.context("open the datapath")?);

@@ -157,6 +157,7 @@ struct Worlds {
     nftables: Vec<(u32, Routed)>,
     iptables: Vec<(u32, Routed)>,
     skep: Vec<Skep>,
+    skep_big_tcp: Skep,
 }
 
 impl Worlds {
@@ -177,6 +178,7 @@ impl Worlds {
                     Skep::new(&format!("nb-s{services}"), *services)
                 })
                 .collect::<Result<_>>()?,
+            skep_big_tcp: Skep::with_big_tcp("nb-sbig", scale.usual)?,
         };
         step.done("made");
         Ok(worlds)
@@ -187,7 +189,7 @@ impl Worlds {
         for (name, worlds) in [("nftables", &self.nftables), ("iptables", &self.iptables)] {
             ways.extend(worlds.iter().map(|(services, world)| world.service(name, *services)));
         }
-        ways.extend(self.skep.iter().flat_map(Skep::ways));
+        ways.extend(self.skep.iter().chain([&self.skep_big_tcp]).flat_map(Skep::ways));
         ways
     }
 

@@ -50,8 +50,13 @@ impl Machine {
 
     /// As [`Machine::with_addrs`], with other programs than an agent's.
     pub(crate) fn open(name: &str, addrs: &[IpAddr], trial: Trial) -> Result<Machine> {
+        Machine::open_with(name, addrs, trial, false)
+    }
+
+    /// As [`Machine::open`]; `big_tcp`: with TCP packets of more than 64 KB.
+    fn open_with(name: &str, addrs: &[IpAddr], trial: Trial, big_tcp: bool) -> Result<Machine> {
         let mut machine = Machine::bare(name)?;
-        let options = Options { node_addrs: addrs.to_vec(), ..machine.options()? };
+        let options = Options { node_addrs: addrs.to_vec(), big_tcp, ..machine.options()? };
         let opened = machine.node.run(|| runtime()?.block_on(open_trial(options, trial)))?;
         machine.datapath = Some(opened.context("open the datapath")?);
         Ok(machine)
@@ -103,6 +108,7 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
         service_cidrs: Vec::new(),
         masquerade_exemptions: Vec::new(),
         program_log: ProgramLogLevel::Off,
+        big_tcp: false,
     }
 }
 
@@ -160,6 +166,7 @@ pub(crate) fn clear(planner: &mut Planner, datapath: &mut Datapath) -> Result<()
 
 /// A node with two pairs of pods and so many services.
 pub(crate) struct Skep {
+    name: &'static str,
     pub(crate) machine: Machine,
     pods: Vec<NetNs>,
     services: u32,
@@ -172,7 +179,16 @@ impl Skep {
 
     /// With other programs than an agent's.
     pub(crate) fn trial(name: &str, services: u32, trial: Trial) -> Result<Skep> {
-        let mut machine = Machine::open(name, &[NODE_ADDR.into()], trial)?;
+        Skep::on("skep", Machine::open(name, &[NODE_ADDR.into()], trial)?, name, services)
+    }
+
+    /// With TCP packets of more than 64 KB.
+    pub(crate) fn with_big_tcp(name: &str, services: u32) -> Result<Skep> {
+        let machine = Machine::open_with(name, &[NODE_ADDR.into()], Trial::default(), true)?;
+        Skep::on("skep-big-tcp", machine, name, services)
+    }
+
+    fn on(subject: &'static str, mut machine: Machine, name: &str, services: u32) -> Result<Skep> {
         let mut planner = planner(services, Observed::default());
         let mut pods = Vec::new();
         for (number, (pod, addr)) in
@@ -183,7 +199,7 @@ impl Skep {
             pods.push(netns);
         }
         machine.work(|datapath| write(&mut planner, datapath))?;
-        Ok(Skep { machine, pods, services })
+        Ok(Skep { name: subject, machine, pods, services })
     }
 
     pub(crate) fn ways(&self) -> Vec<Way> {
@@ -206,7 +222,7 @@ impl Skep {
     }
 
     fn way(&self, client: &NetNs, server: &NetNs, pair: &Pair) -> Way {
-        let subject = Subject { name: "skep", services: Some(self.services), policy: Some(pair.guarded) };
+        let subject = Subject { name: self.name, services: Some(self.services), policy: Some(pair.guarded) };
         Way::service(subject, self.machine.place(client), self.machine.place(server), pair)
     }
 }

@@ -74,6 +74,7 @@ impl Machine {
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
             program_log: ProgramLogLevel::Off,
+            big_tcp: false,
         })
     }
 

@@ -50,9 +50,9 @@ pub(crate) fn to_uplink(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -
     to_interface(config.uplink)
 }
 
-/// Out of the uplink that the routes name, or else of the first one.
+/// Out of the interface that the routes name, or else of the first uplink.
 #[inline(never)]
-fn by_routes(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
+pub(crate) fn by_routes(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
     match hop::find(ctx, packet, &packet.destination.addr) {
         Some(hop) => to_next_hop(hop.ifindex, packet, &hop.gateway),
         None => to_interface(config.uplink),

@@ -95,6 +95,12 @@ impl Packet {
         }
     }
 
+    /// Whether it is one of several segments together that IPv6 has no length for (RFC 2675).
+    #[inline(always)]
+    pub(crate) fn is_jumbo(&self, ctx: &TcContext) -> bool {
+        !self.is_v4() && ctx.len() > (L3 + IPV6) as u32 + u16::MAX as u32
+    }
+
     #[inline(always)]
     pub(crate) fn is_error(&self) -> bool {
         self.error != 0

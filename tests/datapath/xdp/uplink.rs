@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{Addr, Backend, BackendKey, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
 use skep_datapath::{Datapath, Options, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
@@ -79,6 +79,7 @@ impl Uplink {
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
             program_log: ProgramLogLevel::Off,
+            big_tcp: false,
         };
         let opened = netns.run(move || runtime().block_on(Datapath::open(options)))?;
         let datapath = opened.context("open the datapath")?;

@@ -38,6 +38,8 @@ pub struct Options {
     pub masquerade_exemptions: Vec<IpNetwork>,
     /// What the programs log.
     pub program_log: ProgramLogLevel,
+    /// Whether TCP hands packets of more than 64 KB to the uplinks and to the interfaces of pods that are added.
+    pub big_tcp: bool,
 }
 
 /// Programs other than those that an agent runs.

@@ -9,10 +9,11 @@ mod announce;
 mod apply;
 mod attach;
 mod batch;
+mod big_tcp;
 mod config;
 mod conntrack;
-mod counters;
 mod convert;
+mod counters;
 mod delay;
 mod error;
 mod flow_table;
@@ -84,6 +85,7 @@ pub struct Datapath {
     pod_mtu: u32,
     /// See [`Datapath::paces`].
     paces: bool,
+    big_tcp: bool,
 }
 
 impl Datapath {
@@ -127,6 +129,7 @@ impl Datapath {
         let side_links: Vec<SideLink> = delay.into_iter().chain(pace).collect();
         attachments.attach_node(&mut ebpf, &options, &overlay, &side_links)?;
         attachments.set_uplinks(&mut ebpf, &links.uplinks, options.xdp)?;
+        raise_sizes(options.big_tcp, &links);
         attachments.adopt_pods(&mut ebpf)?;
         for addr in &options.node_addrs {
             pod_link::enable_forwarding(addr)?;
@@ -146,6 +149,7 @@ impl Datapath {
             timeouts: options.timeouts,
             pod_mtu,
             paces,
+            big_tcp: options.big_tcp,
         })
     }
 
@@ -164,6 +168,7 @@ impl Datapath {
     pub fn set_links(&mut self, links: NodeLinks) -> Result<(), DatapathError> {
         self.maps.set_links(&links)?;
         self.attachments.set_uplinks(&mut self.ebpf, &links.uplinks, self.xdp)?;
+        raise_sizes(self.big_tcp, &links);
         self.links = links;
         Ok(())
     }
@@ -197,7 +202,8 @@ impl Datapath {
 
     /// Makes the pod's interface pair, addresses, routes and neighbours; idempotent.
     pub async fn add_pod(&self, link: PodLink) -> Result<PodInterface, DatapathError> {
-        blocking(move || pod_link::add(&link)).await
+        let big_tcp = self.big_tcp;
+        blocking(move || pod_link::add(&link, big_tcp)).await
     }
 
     /// The pod's interface; an error unless it is as [`Datapath::add_pod`] made it and the programs are attached.
@@ -216,6 +222,16 @@ impl Datapath {
             self.attachments.forget_pod(ifindex)?;
         }
         Ok(())
+    }
+}
+
+/// Has the uplinks take large packets, if that is wanted. Those that do not are slower, and nothing else.
+fn raise_sizes(wanted: bool, links: &NodeLinks) {
+    for uplink in links.uplinks.iter().filter(|_| wanted) {
+        if let Err(error) = big_tcp::raise(None, &uplink.name) {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(uplink = uplink.name, error, "raise packet sizes failed");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use skep_abi::{POD_GATEWAY_V4, POD_GATEWAY_V6};
 
+use crate::big_tcp;
 use crate::error::DatapathError;
 use crate::netlink::{get_link, remove_link, run};
 
@@ -45,8 +46,8 @@ pub struct PodInterface {
     pub host_mac: [u8; 6],
 }
 
-/// See [`crate::Datapath::add_pod`].
-pub(crate) fn add(link: &PodLink) -> Result<PodInterface, DatapathError> {
+/// See [`crate::Datapath::add_pod`]. `big_tcp`: both sides take packets of more than 64 KB.
+pub(crate) fn add(link: &PodLink, big_tcp: bool) -> Result<PodInterface, DatapathError> {
     let netns = fs::File::open(&link.netns)
         .map_err(|source| DatapathError::Namespace { path: link.netns.clone(), source })?;
     let spec = link.clone();
@@ -55,6 +56,10 @@ pub(crate) fn add(link: &PodLink) -> Result<PodInterface, DatapathError> {
     let mac =
         run(Some(&link.netns), move |handle| async move { set_pod_side(&handle, &spec, host.mac).await })?;
     host_sysctls(link)?;
+    if big_tcp {
+        big_tcp::raise(None, &link.host_ifname)?;
+        big_tcp::raise(Some(&link.netns), &link.ifname)?;
+    }
     let spec = link.clone();
     run(None, move |handle| async move { add_host_routes(&handle, &spec, host.index, mac).await })?;
     Ok(PodInterface { ifindex: host.index, mac, host_mac: host.mac })

@@ -123,6 +123,11 @@ fn onward(
             return Ok(deliver::to_host(ctx));
         }
     }
+    // Linux does not forward it: it adds the jumbo option's header to the length of each segment, which is then above the MTU.
+    if packet.is_jumbo(ctx) && !cluster::is_node(config, &packet.destination.addr) {
+        cold_path();
+        return Ok(deliver::by_routes(ctx, config, packet));
+    }
     Ok(PASS)
 }
 

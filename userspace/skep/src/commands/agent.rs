@@ -123,6 +123,10 @@ pub(crate) struct Agent {
     /// with a service mesh's proxy or a virtual machine
     #[arg(long, value_enum, default_value = "all")]
     socket_lb: SocketLbArgument,
+    /// TCP packets of more than 64 KB inside the machine, on the uplinks and to pods that are added: fewer packets for the same data. It
+    /// needs Linux 6.3 for IPv4
+    #[arg(long)]
+    big_tcp: bool,
     /// Which flow events are recorded without a reader; readers of `skep flows --follow` always get all
     #[arg(long, value_enum, default_value = "drops")]
     flow_log: FlowLogArgument,
@@ -562,6 +566,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
             .iter()
             .fold(Timeouts::DEFAULT, |timeouts, (group, seconds)| timeouts.with(*group, *seconds)),
         pod_new_flows: agent.pod_new_flows.unwrap_or(0),
+        big_tcp: agent.big_tcp,
     };
     Ok(KernelNetwork { config, datapath })
 }
