@@ -33,7 +33,7 @@ const ASKED: [&str; 9] = [
 const VERIFIED: &str = "kernels::the_verifier_takes_every_program_with_room_to_spare";
 /// The kernel takes programs of which its verifier sees a million instructions; another kernel's may see twice as many.
 const INSTRUCTIONS_MAX: u32 = 500_000;
-const GUEST_TIMEOUT: Duration = Duration::from_secs(420);
+const GUEST_TIMEOUT: Duration = Duration::from_secs(900);
 
 fn verified() -> Result<Vec<Verified>> {
     let outside = NetNs::new("skkrno")?;
