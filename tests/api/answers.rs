@@ -101,3 +101,18 @@ async fn the_watch_path_of_old_clients_is_a_watch() {
     assert!(all.len() > 1, "{all:?}");
     assert_eq!(watched("/api/v1/watch/namespaces/default").await, ["default"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_beyond_those_of_kubernetes_are_explained_with_their_texts() {
+    let server = Server::start().await;
+    tokio::task::spawn_blocking(move || {
+        server.ok("explain loadbalancerpool", "", "Addresses for Services of type LoadBalancer.");
+        server.ok("explain loadbalancerpools.spec.cidrs", "", "Ranges of addresses");
+        server.ok("explain lbpool.spec.serviceSelector.matchLabels", "", "FIELD: matchLabels");
+        let metrics = "--api-version=metrics.k8s.io/v1beta1";
+        server.ok(&format!("explain nodes {metrics}"), "", "What a node uses.");
+        server.ok(&format!("explain pods.containers.usage {metrics}"), "", "CPU in cores");
+    })
+    .await
+    .unwrap();
+}
