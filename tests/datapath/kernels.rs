@@ -87,6 +87,23 @@ fn hooked(netns: &NetNs, interface: &str, side: TcAttachType) -> Result<Vec<Stri
     Ok(named.map(str::to_owned).collect())
 }
 
+/// Kernels of small boards come without descriptions of their types.
+#[test]
+fn the_programs_load_where_the_kernel_hides_its_types() -> Result<()> {
+    const HIDDEN: &str =
+        "mount -t tmpfs none /sys/kernel/btf && test ! -e /sys/kernel/btf/vmlinux && exec \"$@\"";
+    const TEST: &str = "namespaces::a_cluster_address_answers_per_packet_and_the_answer_comes_from_it";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", HIDDEN, "sh"]);
+    command.arg(std::env::current_exe()?).args(["--exact", "--test-threads=1", TEST]);
+    let output = command.output().context("run unshare (package util-linux)")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let passed = format!("test {TEST} ... ok");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.lines().any(|line| line == passed), "without types:\n{said}{errors}");
+    Ok(())
+}
+
 #[test]
 fn linux_6_1_does_all_that_this_kernel_does() -> Result<()> {
     let kernel = old_kernel::fetch()?;

@@ -11,6 +11,7 @@ mod loopback;
 mod namespaces;
 mod node;
 mod overlay;
+mod own_ports;
 mod packets;
 mod shared_port;
 mod truth;
