@@ -91,7 +91,7 @@ fn host_rules() -> Result<()> {
         });
         world.ingress("host-rules", spec).await?;
         world.exposed("host-rules").await?;
-        let (answer, _) = world.get_tls("foo.bar.com", "/").await?;
+        let (answer, _) = world.served_tls("foo.bar.com", "/").await?;
         ensure!(answer.status == 200 && answer.service() == "foo-bar-com", "{answer:?}");
         expect(
             &world,

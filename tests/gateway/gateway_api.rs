@@ -111,14 +111,14 @@ fn a_gateway_serves_http_and_tls_by_its_routes() -> Result<()> {
                 && condition(&parent["conditions"], "ResolvedRefs") == ("False", "BackendNotFound")
         };
         until(&world, "HTTPRoute", "main", refused).await?;
-        let answer = world.get("a.com", "/x").await?;
+        let answer = world.served("a.com", "/x").await?;
         ensure!((answer.status, answer.service()) == (200, "web"), "{answer:?}");
         let answer = world.get("a.com", "/old/y").await?;
         ensure!((answer.service(), &answer.received["path"]) == ("other", &json!("/new/y")), "{answer:?}");
         let answer = world.get("a.com", "/away").await?;
         ensure!(answer.status == 301 && answer.headers["location"] == "https://a.com/away", "{answer:?}");
         ensure!(world.get("a.com", "/nowhere").await?.status == 500);
-        let (answer, _) = world.get_tls("secure.example", "/x").await?;
+        let (answer, _) = world.served_tls("secure.example", "/x").await?;
         ensure!((answer.status, answer.service()) == (200, "web"), "{answer:?}");
         Ok(())
     })
@@ -236,7 +236,7 @@ fn connections_are_passed_on_by_weight_and_by_the_name_in_their_handshake() -> R
                 seen.insert(answer.service().to_owned());
             }
         }
-        let (answer, _) = world.get_tls("secure.example", "/x").await?;
+        let (answer, _) = world.served_tls("secure.example", "/x").await?;
         ensure!((answer.status, answer.service()) == (200, "web"), "{answer:?}");
         Ok(())
     })

@@ -80,14 +80,14 @@ fn a_certificate_is_replaced_and_what_cannot_be_served_is_said() -> Result<()> {
         let spec = json!({"tls": [{"hosts": ["a.com"], "secretName": "cert"}], "rules": [{"host": "a.com", "http": {"paths": paths}}]});
         world.ingress("web", spec).await?;
         world.exposed("web").await?;
-        let (answer, first) = world.get_tls("a.com", "/").await?;
+        let (answer, first) = world.served_tls("a.com", "/").await?;
         ensure!(
             answer.service() == "web" && world.get("a.com", "/bucket").await?.status == 503,
             "{answer:?}"
         );
         world.secret("cert", "a.com").await?;
         let start = Instant::now();
-        while world.get_tls("a.com", "/").await?.1 == first {
+        while world.served_tls("a.com", "/").await?.1 == first {
             ensure!(start.elapsed() < DEADLINE, "the old certificate is still in force");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -117,7 +117,7 @@ fn a_port_that_another_program_has_is_said_on_the_node_until_it_is_free() -> Res
         let spec = json!({"defaultBackend": backend, "tls": [{"hosts": ["a.com"], "secretName": "cert"}]});
         world.ingress("web", spec).await?;
         world.condition("ListenFailedInPart", "listen on 10.251.0.1:80").await?;
-        ensure!(world.get_tls("a.com", "/").await?.0.service() == "web");
+        ensure!(world.served_tls("a.com", "/").await?.0.service() == "web");
         drop(other);
         world.condition("Listening", "10.251.0.1:80").await?;
         ensure!(world.get("a.com", "/").await?.service() == "web");

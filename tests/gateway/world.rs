@@ -231,8 +231,38 @@ impl World {
         exchange(TcpStream::connect(address).await?, method, host, path).await
     }
 
+    /// Waits until an endpoint answers: statuses are written apart from what the data plane serves.
+    pub(crate) async fn served(&self, host: &str, path: &str) -> Result<Answer> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let answer = self.get(host, path).await;
+            if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                return answer;
+            }
+            ensure!(Instant::now() < end, "{host}{path} is not served: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The same over TLS, with the certificate checked.
+    pub(crate) async fn served_tls(
+        &self,
+        host: &str,
+        path: &str,
+    ) -> Result<(Answer, CertificateDer<'static>)> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let answer = self.get_tls(host, path).await;
+            if answer.as_ref().is_ok_and(|(answer, _)| answer.status == 200) {
+                return answer;
+            }
+            ensure!(Instant::now() < end, "{host}{path} is not served over TLS: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Over TLS, with the certificate checked.
-    pub(crate) async fn get_tls(&self, host: &str, path: &str) -> Result<(Answer, CertificateDer<'static>)> {
+    async fn get_tls(&self, host: &str, path: &str) -> Result<(Answer, CertificateDer<'static>)> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
