@@ -131,7 +131,7 @@ pub(super) fn choose(
     seed: u64,
 ) -> Result<Choice, Unschedulable> {
     let requirements = Requirements::of(snapshot, pod, spec).map_err(|why| Unschedulable {
-        nodes: snapshot.known().count(),
+        nodes: snapshot.known_count(),
         reasons: BTreeMap::new(),
         of_pod: Some(why.to_string()),
     })?;
@@ -141,13 +141,12 @@ pub(super) fn choose(
         return Ok(choice);
     }
     let filters = Filters::new(snapshot, &requirements);
-    let nodes: Vec<(&Arc<str>, &NodeInfo, &Arc<Node>)> = snapshot.known().collect();
+    let nodes = snapshot.known_count();
     let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
     let mut candidates = Vec::new();
-    let start = usize::try_from(seed).unwrap_or(0) % nodes.len().max(1);
-    let limit = feasible_nodes_to_find(nodes.len());
+    let limit = feasible_nodes_to_find(nodes);
     let images: Vec<String> = images(spec).map(with_tag).collect();
-    for (name, info, node) in nodes.iter().cycle().skip(start).take(nodes.len()) {
+    for (name, info, node) in snapshot.known_from(seed) {
         match filters.check(snapshot, name, info, node) {
             Ok(()) => candidates.push(FeasibleNode {
                 name,
@@ -165,5 +164,5 @@ pub(super) fn choose(
     }
     best(&candidates, spec, &weight(pod), seed)
         .and_then(|node| Choice::new(snapshot, &requirements, node))
-        .ok_or(Unschedulable { nodes: nodes.len(), reasons, of_pod: None })
+        .ok_or(Unschedulable { nodes, reasons, of_pod: None })
 }

@@ -70,23 +70,21 @@ pub(super) fn plan(
         return Err(NoPlan::InProgress);
     }
     let Ok(requirements) = Requirements::of(snapshot, pod, spec) else {
-        let nodes = snapshot.known().count();
+        let nodes = snapshot.known_count();
         return Err(NoPlan::Useless(tally(nodes, &BTreeMap::from([(NO_HELP, nodes)]))));
     };
     // Otherwise other nodes do not matter, and a copy of the one node's room is enough.
     let depends_on_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
         || !requirements.volumes.exclusive.is_empty()
         || !Affinities::new(snapshot, pod, spec).allows_everything();
+    let search = Search::new(snapshot.known_count());
     match depends_on_pods {
         true => {
-            let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();
-            let search = Search::new(names.len());
-            search.run(&names, seed, |name| in_cluster(snapshot, &requirements, name, budgets))
+            let names: Vec<Arc<str>> = snapshot.known_names(seed).cloned().collect();
+            search.run(names.iter(), |name| in_cluster(snapshot, &requirements, name, budgets))
         }
         false => {
-            let nodes: Vec<_> = snapshot.known().collect();
-            let search = Search::new(nodes.len());
-            search.run(&nodes, seed, |node| on_node(snapshot, &requirements, *node, budgets))
+            search.run(snapshot.known_from(seed), |node| on_node(snapshot, &requirements, node, budgets))
         }
     }
 }
@@ -114,16 +112,12 @@ impl Search {
         Search { nodes, limit, found: 0, best: None, reasons: BTreeMap::new() }
     }
 
-    /// `seed` selects the first node.
     fn run<N, V: IntoIterator<Item = Arc<Pod>>>(
         mut self,
-        nodes: &[N],
-        seed: u64,
-        mut victims_of: impl FnMut(&N) -> Result<Candidate<V>, &'static str>,
+        nodes: impl Iterator<Item = N>,
+        mut victims_of: impl FnMut(N) -> Result<Candidate<V>, &'static str>,
     ) -> Result<Plan, NoPlan> {
-        let start = usize::try_from(seed).unwrap_or(0) % nodes.len().max(1);
-        let (before, from) = nodes.split_at(start);
-        for node in from.iter().chain(before) {
+        for node in nodes {
             match victims_of(node) {
                 Ok(candidate) => self.offer(candidate),
                 Err(reason) => *self.reasons.entry(reason).or_default() += 1,

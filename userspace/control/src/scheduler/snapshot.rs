@@ -46,6 +46,8 @@ pub(super) struct NodeInfo {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) nodes: BTreeMap<Arc<str>, NodeInfo>,
+    /// The names of known nodes, sorted.
+    known: Vec<Arc<str>>,
     pub(super) namespaces: HashMap<String, Labels>,
     /// The node of each pod.
     node_of: HashMap<Key, Arc<str>>,
@@ -157,7 +159,11 @@ impl Snapshot {
             let old = std::mem::replace(&mut info.images, present);
             remove_images(&mut self.images, &old);
         }
-        info.node = Some(node);
+        info.node = Some(node.clone());
+        let name = meta::name(&node.metadata);
+        if let Err(at) = self.known.binary_search_by(|known| (**known).cmp(name)) {
+            self.known.insert(at, name.into());
+        }
     }
 
     /// What was reserved on the node ends with it: a later node of the same name is another one.
@@ -166,6 +172,9 @@ impl Snapshot {
             self.nominations.remove(&key);
         }
         self.topologies.forget();
+        if let Ok(at) = self.known.binary_search_by(|known| (**known).cmp(name)) {
+            self.known.remove(at);
+        }
         if let Some(info) = self.nodes.get_mut(name) {
             info.node = None;
             remove_images(&mut self.images, &std::mem::take(&mut info.images));
@@ -238,6 +247,26 @@ impl Snapshot {
     /// Known nodes, by name.
     pub(super) fn known(&self) -> impl Iterator<Item = (&Arc<str>, &NodeInfo, &Arc<Node>)> {
         self.nodes.iter().filter_map(|(name, info)| Some((name, info, info.node.as_ref()?)))
+    }
+
+    /// Their names in a circle that begins where the seed says.
+    pub(super) fn known_names(&self, seed: u64) -> impl Iterator<Item = &Arc<str>> {
+        let start = usize::try_from(seed).unwrap_or(0) % self.known.len().max(1);
+        let (before, from) = self.known.split_at(start);
+        from.iter().chain(before)
+    }
+
+    /// Known nodes in the same circle.
+    pub(super) fn known_from(&self, seed: u64) -> impl Iterator<Item = (&Arc<str>, &NodeInfo, &Arc<Node>)> {
+        let first = self.known_names(seed).next();
+        let from = first.map(|first| self.nodes.range::<Arc<str>, _>(first..));
+        let before = first.map(|first| self.nodes.range::<Arc<str>, _>(..first));
+        let circle = from.into_iter().flatten().chain(before.into_iter().flatten());
+        circle.filter_map(|(name, info)| Some((name, info, info.node.as_ref()?)))
+    }
+
+    pub(super) fn known_count(&self) -> usize {
+        self.known.len()
     }
 
     /// The share of nodes that have an image.
