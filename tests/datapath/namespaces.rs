@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -369,6 +370,13 @@ impl World {
         Ok(refused)
     }
 
+    /// Which pins the links of socket hooks have: one that is replaced gets another number.
+    fn socket_pins(&self) -> Result<[u64; 2]> {
+        let links = self.node.bpffs()?.join(format!("v{}/links", skep_abi::ABI_VERSION));
+        let number = |name: &str| std::fs::metadata(links.join(name)).map(|pin| pin.ino()).context("no pin");
+        Ok([number("cgroup_connect4")?, number("cgroup_release")?])
+    }
+
     /// How many programs see what `a` sends.
     fn programs(&self) -> Result<usize> {
         let interface = format!("v{}", self.a.name());
@@ -380,12 +388,13 @@ impl World {
 #[test]
 fn a_new_process_adopts_the_maps_and_connections_go_on() -> Result<()> {
     let (mut world, mut stream) = connected("rst")?;
-    let before = world.observed()?;
+    let (before, pins) = (world.observed()?, world.socket_pins()?);
     world.node.datapath = None;
     ensure!(ask(&mut stream)? == b'b', "the kernel goes on without the process");
     world.node.open()?;
     let after = world.observed()?;
     ensure!(before == after, "what was written is what is read back: {before:?} {after:?}");
+    ensure!(pins == world.socket_pins()?, "a socket hook had two programs for a moment");
     ensure!(ask(&mut stream)? == b'b');
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -13,6 +14,7 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::{CgroupAttachMode, LinkOrder, TcAttachType, tc};
 use aya::util::KernelVersion;
 
+use crate::cgroup_link;
 use crate::config::{Options, XdpMode};
 use crate::error::DatapathError;
 use crate::interface::interface_name;
@@ -208,8 +210,7 @@ impl Attachments {
         pins::pin_link(link, &path)
     }
 
-    /// A socket hook cannot be replaced in place. For a moment both programs are attached, and the second finds nothing to
-    /// translate. A link always allows other programs; it takes the mode without flags.
+    /// The program of an earlier process is replaced in place. A link always allows other programs; it takes the mode without flags.
     fn attach_socket_hook(
         &self,
         ebpf: &mut Ebpf,
@@ -218,16 +219,22 @@ impl Attachments {
     ) -> Result<(), DatapathError> {
         let failed = |source| DatapathError::Program { name, operation: "attach", source };
         let program = socket_hook(ebpf, name)?;
+        if cgroup_link::update(&self.folder.join(name), program.fd().map_err(failed)?.as_fd(), cgroup) {
+            return Ok(());
+        }
         let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         self.replace_pin(name, FdLink::try_from(link))
     }
 
-    /// As [`Attachments::attach_socket_hook`]; while both programs are attached, the second has nothing to remove.
+    /// As [`Attachments::attach_socket_hook`].
     fn attach_release_hook(&self, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), DatapathError> {
         let name = RELEASE_HOOK;
         let failed = |source| DatapathError::Program { name, operation: "attach", source };
         let program = release_hook(ebpf)?;
+        if cgroup_link::update(&self.folder.join(name), program.fd().map_err(failed)?.as_fd(), cgroup) {
+            return Ok(());
+        }
         let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         self.replace_pin(name, FdLink::try_from(link))

@@ -10,6 +10,7 @@ mod apply;
 mod attach;
 mod batch;
 mod big_tcp;
+mod cgroup_link;
 mod config;
 mod conntrack;
 mod convert;

@@ -7,8 +7,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 /// kernel reads every byte.
 pub(crate) fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
     let attributes: *const T = attributes;
-    // SAFETY: the commands that are called here write nothing to the attributes; a path in them is a string that lives
-    // over the call.
+    // SAFETY: the commands that are called here write nothing to the attributes but to cells, and to memory that they name; a path
+    // in them is a string that lives over the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
