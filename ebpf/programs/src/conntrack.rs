@@ -9,7 +9,6 @@ use crate::clock::{now_ns, tick};
 use crate::maps::{self, CONNTRACK, FRESH};
 use crate::openers;
 use crate::packet::Packet;
-use crate::ports;
 
 /// The entry of the packet's flow, touched. An entry that the packet [`reopens`] is removed and not found.
 #[inline(always)]
@@ -145,23 +144,6 @@ pub(crate) fn unless_bypassed(packet: &Packet, flow: &'static mut Flow) -> Optio
     }
     let _ = CONNTRACK.remove(&packet.key);
     None
-}
-
-/// An error if the packet would open a connection to the backend itself with the ends that an open translated one has there. The
-/// sender's kernel cannot know that they are the same, and tries again later. To be asked before the entry is touched.
-#[inline(always)]
-pub(crate) fn yields(packet: &Packet, flow: Option<&Flow>) -> Result<(), DropReason> {
-    if let Some(flow) = flow
-        && begins(packet)
-        && !packet.is_icmp()
-        && bypasses_translation(flow, packet)
-        && !reopens(packet, flow)
-        && !ports::gives_up(flow, packet.proto)
-    {
-        cold_path();
-        return Err(DropReason::NoPort);
-    }
-    Ok(())
 }
 
 /// Whether the entry is of an open flow to a frontend other than `addressed`.

@@ -26,6 +26,7 @@ mod interface;
 mod maglev;
 mod maps;
 mod nat;
+mod node_socket;
 mod omission;
 mod openers;
 mod overlay;

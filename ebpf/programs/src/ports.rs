@@ -8,18 +8,20 @@
 //! some tries find none, flows that are closed lose theirs; if many more find none, those that are silent for a shorter time.
 
 use core::ffi::c_void;
+use core::hint::cold_path;
 use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use skep_abi::logic::lifetime::{Group, Life, Timeout, Timeouts, copy};
-use skep_abi::{Be16, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, SocketAddr};
+use skep_abi::{Be16, DropReason, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, SocketAddr};
 
 use crate::buffers::Search;
 use crate::clock::{now_ns, tick};
 use crate::conntrack::{self, put};
 use crate::maps::{self, CONNTRACK, EXHAUSTED, search};
 use crate::openers;
+use crate::packet::Packet;
 
 /// The first and the last source port, in the upper and the lower half. The agent sets it before it loads the programs: the
 /// node's own sockets get no such ports.
@@ -255,9 +257,26 @@ fn times(group: Group) -> Timeout {
     unsafe { core::ptr::read_volatile(all.add(index)) }
 }
 
+/// An error if the packet would open a connection to the backend itself with the ends that an open translated one has there. The
+/// sender's kernel cannot know that they are the same, and tries again later. To be asked before the entry is touched.
+#[inline(always)]
+pub(crate) fn yields(packet: &Packet, flow: Option<&Flow>) -> Result<(), DropReason> {
+    if let Some(flow) = flow
+        && conntrack::begins(packet)
+        && !packet.is_icmp()
+        && conntrack::bypasses_translation(flow, packet)
+        && !conntrack::reopens(packet, flow)
+        && !gives_up(flow, packet.proto)
+    {
+        cold_path();
+        return Err(DropReason::NoPort);
+    }
+    Ok(())
+}
+
 /// Whether a flow of one entry is silent for so long that another may have its ends.
 #[inline(never)]
-pub(crate) fn gives_up(flow: &Flow, proto: Proto) -> bool {
+fn gives_up(flow: &Flow, proto: Proto) -> bool {
     let life = Life::of(flow, None);
     life.is_silent(times(life.group(proto)).takeover, now_ns())
 }

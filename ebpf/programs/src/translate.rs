@@ -13,7 +13,7 @@ use skep_abi::{DropReason, Flow, Hook, NodeConfig, Proto, ServiceValue, SocketAd
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
 use crate::ports::{self, PORT_TRIES};
-use crate::{bandwidth, cluster, conntrack, host, nat, reject, report, service};
+use crate::{bandwidth, cluster, conntrack, nat, node_socket, reject, report, service};
 
 /// Turns the packet into the answer that rejects it, delivered by `back`, and counts and reports a drop.
 #[inline(always)]
@@ -116,8 +116,9 @@ pub(crate) fn put_translated(
     if !packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH;
     }
-    let is_free =
-        flow.flags & Flow::NODE == 0 || packet.proto != Proto::TCP || !host::has_connection(ctx, packet);
+    let is_free = flow.flags & Flow::NODE == 0
+        || packet.proto != Proto::TCP
+        || !node_socket::has_connection(ctx, packet);
     if is_free && (conntrack::put(&packet.key, flow, BPF_NOEXIST) || displaces(packet, flow, addressed)) {
         return Ok(());
     }

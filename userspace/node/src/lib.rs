@@ -75,67 +75,58 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
     let configuration = configuration::document(&config);
-    let AgentConfig {
-        name,
-        client,
-        containerd_socket,
-        root_dir,
-        cgroup_parent,
-        node_ips,
-        labels,
-        taints,
-        listen,
-        tls,
-        cluster_dns,
-        cluster_domain,
-        max_pods,
-        lease_interval,
-        lease_duration,
-        status_interval,
-        log_max_size,
-        log_max_files,
-        limits,
-        eviction,
-        images,
-        system_logs,
-        credential_providers,
-        static_pods,
-    } = config;
     let Inputs { pods, services, tunnels, network, others } = inputs;
-    let root = prepare_root(&root_dir)?;
-    let cri = connect(&containerd_socket)?;
+    let root = prepare_root(&config.root_dir)?;
+    let cri = connect(&config.containerd_socket)?;
     let features = wait_for_runtime(&cri, &stop).await;
-    let collector = images::ImageCollector::new(images, import_images(&cri, &root).await);
+    let collector = images::ImageCollector::new(config.images, import_images(&cri, &root).await);
     let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
     let capacity = Capacity::read(&root);
-    let settings = sandbox_settings(cgroup_parent, &root, (&cluster_dns, cluster_domain), &limits);
+    let settings = sandbox_settings(
+        config.cgroup_parent,
+        &root,
+        (&config.cluster_dns, config.cluster_domain),
+        &config.limits,
+    );
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
-    let node = (name.as_str(), root.as_path(), node_ips.as_slice());
+    let node = (config.name.as_str(), root.as_path(), config.node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
-    let providers = credential_providers.as_ref().map(images::CredentialProviders::open);
+    let providers = config.credential_providers.as_ref().map(images::CredentialProviders::open);
     let pulls = (pulls, providers.transpose()?.unwrap_or_default());
-    let shown = (configuration, system_logs);
-    let facts =
-        Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, others, shown };
-    let opened = open_context(facts, client.clone(), cri.clone())?;
+    let shown = (configuration, config.system_logs);
+    let facts = Facts {
+        node,
+        keeper,
+        capacity,
+        max_pods: config.max_pods,
+        settings,
+        network,
+        limits: config.limits,
+        features,
+        pulls,
+        others,
+        shown,
+    };
+    let opened = open_context(facts, config.client.clone(), cri.clone())?;
     let Opened { context, changes, registered, shortages } = opened;
-    let (ips, port, network) = (node_ips, listen.port(), context.network.clone());
+    let AgentConfig { name, labels, taints, max_pods, status_interval, .. } = config;
+    let (ips, port, network) = (config.node_ips, config.listen.port(), context.network.clone());
     let identity =
         Identity { name, ips, labels, taints, port, max_pods, capacity, root, status_interval, features };
     let reported = (network, context.shortages.clone());
-    let times = LeaseTimes { interval: lease_interval, duration: lease_duration };
+    let times = LeaseTimes { interval: config.lease_interval, duration: config.lease_duration };
     let (registration, keep_lease) =
-        register::new(client, cri, identity, reported, registered, times, stop.clone());
-    let server = server::Server::bind(listen, &tls, context.clone()).await?;
+        register::new(config.client, cri, identity, reported, registered, times, stop.clone());
+    let server = server::Server::bind(config.listen, &config.tls, context.clone()).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(registration.run(stop.clone()));
     tasks.spawn(keep_lease);
     tasks.spawn(context.services.clone().follow(services));
     tasks.spawn(server.run(stop.clone()));
     tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
-    tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
-    let statics = spawn_static_pods(&mut tasks, static_pods, &context, &stop);
-    spawn_pods(&mut tasks, context, (pods, statics, changes), (eviction, collector, shortages), &stop);
+    tasks.spawn(logs::rotate::run(context.clone(), config.log_max_size, config.log_max_files, stop.clone()));
+    let statics = spawn_static_pods(&mut tasks, config.static_pods, &context, &stop);
+    spawn_pods(&mut tasks, context, (pods, statics, changes), (config.eviction, collector, shortages), &stop);
     until_stopped(tasks, &stop).await;
     Ok(())
 }
@@ -152,7 +143,7 @@ fn spawn_static_pods(
         let node = (folder, context.node.clone());
         tasks.spawn(static_pods::follow(node, context.events.clone(), sets_in, stop.clone()));
     }
-    tasks.spawn(static_pods::Mirrors::keep(context.clone(), stop.clone()));
+    tasks.spawn(static_pods::keep(context.clone(), stop.clone()));
     sets
 }
 

@@ -68,7 +68,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let known = conntrack::entry(packet);
     source::of_network(config, packet, known.as_deref())?;
     check_inner_source(ctx, config, packet, known.as_deref())?;
-    conntrack::yields(packet, known.as_deref())?;
+    ports::yields(packet, known.as_deref())?;
     let known = known.and_then(|flow| conntrack::advance(packet, flow));
     let known = known.and_then(|flow| conntrack::unless_bypassed(packet, flow));
     let known = known.filter(|flow| !conntrack::begins(packet) || !translate::is_stale(packet, flow, true));

@@ -16,8 +16,8 @@ use crate::omission::omits;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::{
-    bandwidth, cluster, delay, frame, icmp, interface, maps, nat, openers, overlay, policy, report, service,
-    source, tcp_close, translate,
+    bandwidth, cluster, delay, frame, icmp, interface, maps, nat, openers, overlay, policy, ports, report,
+    service, source, tcp_close, translate,
 };
 
 /// Ingress hook of the host side: packets that the pod sends.
@@ -48,7 +48,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     let mut found = conntrack::entry(packet);
     source::of_pod(ctx, packet, found.as_deref())?;
-    conntrack::yields(packet, found.as_deref())?;
+    ports::yields(packet, found.as_deref())?;
     found = found.and_then(|flow| conntrack::advance(packet, flow));
     if let Some(flow) = &found {
         if let Some(action) = bandwidth::delay_egress(ctx, packet, flow.flags)? {

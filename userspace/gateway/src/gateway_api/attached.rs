@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::http_rules::HostlessRule;
 use super::listeners::GatewayListeners;
-use super::objects::Key;
-use super::routing::{RouteKey, RouteResult};
+use super::objects::{Key, RouteKey};
+use super::routing::RouteResult;
 use crate::config::{Routes, StreamRoute};
 use crate::routing::{HostPattern, RouteTable, Rule};
 

@@ -11,7 +11,6 @@ use super::kinds::{
     ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
 };
 use super::published::Published;
-use super::routing::RouteKey;
 use crate::ingress::states::key_of;
 
 /// The `spec.controllerName` of the classes that the gateway serves.
@@ -19,6 +18,9 @@ pub const CONTROLLER: &str = "skep.io/gateway";
 
 /// NAMESPACE/NAME, or the name of an object without a namespace.
 pub(crate) type Key = Arc<str>;
+
+/// Kind and key of a route.
+pub(super) type RouteKey = (&'static str, Key);
 
 /// The objects, as they are now.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use super::backends::{Backends, Resolver};
 use super::conditions::Fault;
 use super::kinds::{BackendRef, GrpcRoute, HttpRoute, SessionSpec, StreamRule};
 use super::listeners::{GatewayListeners, age};
-use super::objects::{Key, Objects};
+use super::objects::{Key, Objects, RouteKey};
 use super::parents::{ParentVerdict, RouteHead};
 use super::{grpc, http_rules};
 use crate::config::{Listener, Part, StreamRoute, TlsAction, TlsServer};
@@ -33,9 +33,6 @@ pub(crate) struct Routing {
     /// Backends when all was compiled.
     compiled_backends: usize,
 }
-
-/// Kind and key.
-pub(super) type RouteKey = (&'static str, Key);
 
 /// What is made of a route, and what is said of it in its status.
 pub(super) struct RouteResult {

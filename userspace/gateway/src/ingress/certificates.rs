@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::Index;
 use super::facts::IngressFacts;
 use super::problem::Problem;
-use super::states::SecretState;
+use super::states::{SecretState, SecretStates};
 use crate::config::{TlsAction, TlsServer};
 use crate::routing::{HostPattern, HostTable};
 
@@ -22,12 +21,16 @@ pub(super) struct Certificates {
 
 impl Certificates {
     /// Of two certificates for a host the older Ingress' is in force.
-    pub(super) fn compile(index: &Index, now: i64) -> Certificates {
-        let mut with_tls: Vec<_> = index.claimed().filter(|(_, facts)| !facts.tls.is_empty()).collect();
+    pub(super) fn compile<'i>(
+        ingresses: impl Iterator<Item = (&'i Arc<str>, &'i IngressFacts)>,
+        secrets: &SecretStates,
+        now: i64,
+    ) -> Certificates {
+        let mut with_tls: Vec<_> = ingresses.filter(|(_, facts)| !facts.tls.is_empty()).collect();
         with_tls.sort_by_key(|(key, facts)| (facts.created, *key));
         let mut builder = Builder { now, ..Builder::default() };
         for (key, facts) in with_tls {
-            builder.add(index, key, facts);
+            builder.add(secrets, key, facts);
         }
         let Builder { table, problems, next_expiry, .. } = builder;
         Certificates { table: Arc::new(table), problems, next_expiry }
@@ -45,10 +48,10 @@ struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, index: &Index, key: &Arc<str>, facts: &IngressFacts) {
+    fn add(&mut self, secrets: &SecretStates, key: &Arc<str>, facts: &IngressFacts) {
         for tls in &facts.tls {
             let Some(secret) = &tls.secret else { continue };
-            let certificate = match index.secrets.get(secret) {
+            let certificate = match secrets.get(secret) {
                 Some(SecretState::Good(certificate)) => Some(certificate),
                 Some(SecretState::Bad(error, last)) => {
                     self.problems.push(Problem::bad_secret(key, secret, error));

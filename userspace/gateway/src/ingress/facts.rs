@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::annotations::{PREFIX, Settings, pattern};
@@ -71,6 +72,13 @@ pub(super) struct TlsFacts {
     pub(super) secret: Option<Arc<str>>,
 }
 
+/// Those that the gateway reads.
+fn own_annotations(meta: &ObjectMeta) -> BTreeMap<String, String> {
+    let is_own = |(name, _): &(&String, &String)| name.starts_with(PREFIX);
+    let own = meta.annotations.iter().flatten().filter(is_own);
+    own.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 impl IngressFacts {
     /// `old`: its earlier version, whose counters go on.
     pub(super) fn parse(key: &Arc<str>, ingress: &Ingress, old: Option<&IngressFacts>) -> IngressFacts {
@@ -78,14 +86,7 @@ impl IngressFacts {
         let annotation = || meta.annotations.as_ref()?.get(CLASS_ANNOTATION);
         let spec = ingress.spec.as_ref();
         let class = spec.and_then(|spec| spec.ingress_class_name.as_ref()).or_else(annotation);
-        let is_own = |(name, _): &(&String, &String)| name.starts_with(PREFIX);
-        let annotations: BTreeMap<String, String> = meta
-            .annotations
-            .iter()
-            .flatten()
-            .filter(is_own)
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+        let annotations = own_annotations(meta);
         let (settings, findings) = match annotations.is_empty() {
             true => (UNSET.clone(), Vec::new()),
             false => {

@@ -273,7 +273,7 @@ impl Index {
         units.update(self);
         let certificates = match self.certificates.take() {
             Some(certificates) if certificates.next_expiry.is_none_or(|at| at > now) => certificates,
-            _ => Certificates::compile(self, now),
+            _ => Certificates::compile(self.claimed(), &self.secrets, now),
         };
         let (backends, mut problems) = units.backends.all(&self.services, &self.slices);
         problems.extend(units.problems().chain(&certificates.problems).cloned());

@@ -298,11 +298,9 @@ fn decide(
     let drawn = snapshot.draw(&route, preference).ok_or(no_backend)?;
     let canary = policy.as_ref().and_then(|policy| policy.canary());
     let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
-    let mut cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
+    let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
     let fallback = route.policy.as_ref().and_then(|policy| policy.fallback).filter(|_| cluster.is_empty());
-    if let Some(fallback) = fallback.and_then(|fallback| snapshot.cluster(fallback)) {
-        cluster = fallback;
-    }
+    let cluster = fallback.and_then(|fallback| snapshot.cluster(fallback)).unwrap_or(cluster);
     let is_grpc = headers::is_grpc(head.version, &head.headers);
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let filters = drawn.filters.clone();

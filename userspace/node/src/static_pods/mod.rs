@@ -6,6 +6,7 @@ mod folder;
 mod manifest;
 mod mirror;
 mod mirror_plan;
+mod mirrors;
 mod set;
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 pub(crate) use folder::follow;
-pub(crate) use mirror::Mirrors;
+pub(crate) use mirror::keep;
+pub(crate) use mirrors::Mirrors;
 pub(crate) use set::Statics;
 
 /// Namespace and name.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent_gateway::{DataPlane, IngressArguments};
 use super::agent_kubelet::KubeletArguments;
-use super::{duration, flow_timeout, hold_sockets};
+use super::{cgroup, duration, flow_timeout, hold_sockets};
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
 use crate::tunnel;
@@ -523,7 +523,7 @@ fn dns(agent: &Agent, informers: &mut Informers) -> Result<NodeDns> {
 fn network(agent: &Agent) -> Result<KernelNetwork> {
     let cgroup = match &agent.cgroup {
         Some(cgroup) => cgroup.clone(),
-        None => cgroup_root()?,
+        None => cgroup::root()?,
     };
     let mut config =
         NetworkConfig::new(&agent.node, agent.cni_socket.clone(), agent.data_dir.join("network"));
@@ -590,17 +590,6 @@ async fn network_only(
     let ended = first_failure(tasks).await;
     log.abort();
     ended
-}
-
-/// The mount point of cgroup v2.
-fn cgroup_root() -> Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
-    let found = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let path = fields.next()?;
-        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
-    });
-    found.context("cgroup v2 is not mounted; mount it, or pass a folder of it with --cgroup")
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

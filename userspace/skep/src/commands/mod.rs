@@ -9,6 +9,7 @@ mod authentication;
 pub(crate) mod backup;
 mod backup_server;
 pub(crate) mod certs;
+mod cgroup;
 mod etcd;
 pub(crate) mod flows;
 pub(crate) mod hold_sockets;

@@ -210,6 +210,10 @@ mod tests {
         ] {
             assert_eq!(parse(&Query::parse(query)), wanted, "{query}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_does_not_parse_is_named() {
         let bad = parse(&Query::parse("query=k&pattern=("));
         assert!(
             matches!(&bad, Err(Malformed::Value(why)) if why.starts_with("pattern: Invalid value: \"(\": ")),
