@@ -100,9 +100,9 @@ impl Client {
     }
 }
 
-/// What the clients saw since the phase began.
+/// What clients got since the phase began.
 #[derive(Default)]
-struct Seen {
+struct Answers {
     /// By client.
     requests: Vec<usize>,
     /// Clients that a pod answered, with the pod.
@@ -111,7 +111,7 @@ struct Seen {
 
 #[derive(Default)]
 struct Load {
-    seen: Mutex<Seen>,
+    answers: Mutex<Answers>,
     failures: Mutex<Vec<String>>,
     /// More than 0: clients end.
     ends: AtomicUsize,
@@ -122,9 +122,9 @@ impl Load {
         while self.ends.load(Ordering::Relaxed) == 0 {
             match client.get() {
                 Ok(pod) => {
-                    let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.requests[number] += 1;
-                    seen.pods.insert((number, pod));
+                    let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+                    answers.requests[number] += 1;
+                    answers.pods.insert((number, pod));
                 }
                 Err(error) => {
                     let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,8 +136,8 @@ impl Load {
     }
 
     fn begin_phase(&self, clients: usize) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = Seen { requests: vec![0; clients], pods: BTreeSet::new() };
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers = Answers { requests: vec![0; clients], pods: BTreeSet::new() };
     }
 
     /// Waits until each client had its requests, and answers of a pod that is not one of `old`.
@@ -146,14 +146,14 @@ impl Load {
         loop {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
             ensure!(failures.is_empty(), "{phase}: {} requests failed: {failures:.1000?}", failures.len());
-            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             let has_new =
-                |client| seen.pods.iter().any(|(number, pod)| *number == client && !old.contains(pod));
-            if seen.requests.iter().all(|count| *count >= MIN_REQUESTS) && (0..clients).all(has_new) {
+                |client| answers.pods.iter().any(|(number, pod)| *number == client && !old.contains(pod));
+            if answers.requests.iter().all(|count| *count >= MIN_REQUESTS) && (0..clients).all(has_new) {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < STEP_TIMEOUT, "{phase}: {:?} of {:?}", seen.requests, seen.pods);
-            drop(seen);
+            ensure!(begun.elapsed() < STEP_TIMEOUT, "{phase}: {:?} of {:?}", answers.requests, answers.pods);
+            drop(answers);
             std::thread::sleep(Duration::from_millis(50));
         }
     }
