@@ -12,6 +12,11 @@ mod serve;
 mod servers;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// That of the `skep` binary, which has this gateway.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[derive(Parser)]
 enum Command {
