@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::NetworkConfig;
-pub use dns::{DnsSubscriptions, Holder, NodeDns, SettingsSource, StartHolder};
+pub use dns::{DnsSubscriptions, NodeDns, SettingsSource};
 pub use error::NetworkError;
 pub use flows::{FlowLog, FlowLogLevel};
 pub use gateway::{GatewaySubscriptions, NodeGateway, publish_gateways};

@@ -13,6 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use skep_api::flow_log::QueryError;
 use skep_api::watch::WatchEvent;
 use skep_cni::NetworkState;
+use skep_holder::Holder;
 use skep_tunnel::Keeper;
 use tokio::sync::{mpsc, watch};
 
@@ -28,6 +29,8 @@ pub struct AgentConfig {
     pub client: kube::Client,
     /// containerd's gRPC socket, which serves CRI v1.
     pub containerd_socket: PathBuf,
+    /// Has the connection to containerd too, so that calls in flight outlive the agent. `None`: they are cancelled.
+    pub runtime_holder: Option<Arc<Holder>>,
     /// The agent's own folder: `pods/` (volumes, checkpoints), `volumes/` (local-path volumes), `images/*.tar` (imported at start), `logs/`.
     pub root_dir: PathBuf,
     /// Parent cgroup of every pod sandbox, such as `/skep/NODE`. Empty means containerd's default.
@@ -119,6 +122,7 @@ impl AgentConfig {
             name: name.into(),
             client,
             containerd_socket: PathBuf::from("/run/containerd/containerd.sock"),
+            runtime_holder: None,
             root_dir,
             cgroup_parent: String::new(),
             node_ips: vec![listen.ip()],

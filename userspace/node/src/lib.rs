@@ -67,6 +67,7 @@ use objects::ObjectKey;
 use register::machine::Capacity;
 use register::{Identity, LeaseTimes};
 use skep_cni::NetworkState;
+use skep_holder::Holder;
 use skep_tunnel::Keeper;
 pub use tunnels::names_servers;
 
@@ -77,7 +78,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let configuration = configuration::document(&config);
     let Inputs { pods, services, tunnels, network, others } = inputs;
     let root = prepare_root(&config.root_dir)?;
-    let cri = connect(&config.containerd_socket)?;
+    let cri = connect(config.containerd_socket, config.runtime_holder)?;
     let features = wait_for_runtime(&cri, &stop).await;
     let collector = images::ImageCollector::new(config.images, import_images(&cri, &root).await);
     let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
@@ -295,8 +296,10 @@ async fn until_stopped(mut tasks: JoinSet<()>, stop: &CancellationToken) {
     }
 }
 
-fn connect(socket: &Path) -> Result<Cri, NodeError> {
-    Cri::new(socket).map_err(|source| NodeError::Runtime { socket: socket.display().to_string(), source })
+fn connect(socket: PathBuf, holder: Option<Arc<Holder>>) -> Result<Cri, NodeError> {
+    let shown = socket.display().to_string();
+    let connector = cri::Connector::new(socket, holder);
+    Cri::new(connector).map_err(|source| NodeError::Runtime { socket: shown, source })
 }
 
 fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NodeError + use<> {

@@ -3,7 +3,6 @@
 //! In: packets, changes of the index and of the settings. Out: answers. A question about the cluster is answered at once on
 //! that thread; one that upstreams must be asked for waits on the agent's runtime.
 
-pub mod holder;
 mod seats;
 mod shared;
 mod sockets;

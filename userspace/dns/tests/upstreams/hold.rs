@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_dns::Sockets;
-use skep_dns::server::holder;
+use skep_holder::Holder;
 
 use crate::node::{Node, SERVICE, SERVICE_IP, addresses};
 
@@ -11,12 +11,14 @@ use crate::node::{Node, SERVICE, SERVICE_IP, addresses};
 fn questions_between_two_servers_wait_in_the_held_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dns.sock");
-    let listener = holder::listen(&path).unwrap();
+    let listener = skep_holder::listen(&path).unwrap();
     let at = path.clone();
-    let holding = std::thread::spawn(move || holder::hold(&listener, &at));
+    let holding = std::thread::spawn(move || skep_holder::hold(&listener, &at));
+    let holder = Holder::new(path, Box::new(|_| panic!("the holder runs")));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut node = Node::new(Vec::new());
     let sockets = Sockets::bind([node.addr]).unwrap();
-    holder::replace(&path, &sockets.descriptors()).unwrap();
+    runtime.block_on(holder.keep(&sockets.descriptors())).unwrap();
     node.serve(sockets);
     let mut client = node.client();
     assert_eq!(addresses(&client.ask(SERVICE)), [SERVICE_IP]);
@@ -25,12 +27,12 @@ fn questions_between_two_servers_wait_in_the_held_sockets() {
         node.serve(Sockets::default());
         client.send(SERVICE);
         std::thread::sleep(Duration::from_millis(20));
-        let held = Sockets::adopt(holder::fetch(&path).unwrap());
+        let held = Sockets::adopt(holder.fetch());
         assert!(held.is_complete());
         node.serve(held);
         assert_eq!(addresses(&client.receive().expect("the question waited")), [SERVICE_IP]);
     }
     // Without sockets the holder has nothing to do.
-    holder::replace(&path, &[]).unwrap();
+    runtime.block_on(holder.keep(&[])).unwrap();
     holding.join().unwrap();
 }

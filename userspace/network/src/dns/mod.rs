@@ -7,13 +7,12 @@ mod updates;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use skep_dns::server::holder;
 use skep_dns::{Dns, Serving, Sockets};
+use skep_holder::Holder;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use settings::SettingsSource;
@@ -25,9 +24,6 @@ use crate::published::{Published, Publisher};
 const PORT: u16 = 53;
 /// Pause after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a new holder has until it answers.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
-const START_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A node's DNS before it runs.
 pub struct NodeDns {
@@ -36,40 +32,6 @@ pub struct NodeDns {
     pub settings: SettingsSource,
     /// Keeps the sockets while the agent is replaced. `None`: questions of that time get no answer.
     pub holder: Option<Holder>,
-}
-
-/// Starts a holder that listens at the path.
-pub type StartHolder = Box<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>;
-
-/// A process that keeps sockets; see [`skep_dns::server::holder`].
-pub struct Holder {
-    /// Its unix socket.
-    pub path: PathBuf,
-    /// Starts it.
-    pub start: StartHolder,
-}
-
-impl Holder {
-    /// The sockets of an earlier agent.
-    fn fetch(&self) -> Sockets {
-        // Without a holder there are none.
-        Sockets::adopt(holder::fetch(&self.path).unwrap_or_default())
-    }
-
-    /// Lets it hold these sockets.
-    async fn keep(&self, sockets: &Sockets) -> std::io::Result<()> {
-        if holder::replace(&self.path, &sockets.descriptors()).is_ok() {
-            return Ok(());
-        }
-        (self.start)(&self.path)?;
-        let end = Instant::now() + START_TIMEOUT;
-        loop {
-            match holder::replace(&self.path, &sockets.descriptors()) {
-                Err(_) if Instant::now() < end => sleep(START_CHECK_INTERVAL).await,
-                result => return result,
-            }
-        }
-    }
 }
 
 impl NodeDns {
@@ -81,7 +43,7 @@ impl NodeDns {
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         if let Some(holder) = &self.holder {
-            publisher.adopt_dns(holder.fetch().addrs());
+            publisher.adopt_dns(Sockets::adopt(holder.fetch()).addrs());
         }
         self.serve(publisher.subscribe(), stop)
     }
@@ -138,7 +100,7 @@ async fn serve(
 ) -> Result<Option<Serving>, ServeError> {
     // Netlink's and the holder's answers take a fraction of a millisecond.
     skep_datapath::set_local_addresses(addrs.clone())?;
-    let mut held = holder.map(Holder::fetch).unwrap_or_default();
+    let mut held = Sockets::adopt(holder.map(Holder::fetch).unwrap_or_default());
     let mut sockets = Sockets::default();
     for ip in &addrs {
         let kept = held.take(*ip);
@@ -148,7 +110,7 @@ async fn serve(
         }
     }
     if let Some(holder) = holder.filter(|_| !addrs.is_empty() || !held.is_empty())
-        && let Err(error) = holder.keep(&sockets).await
+        && let Err(error) = holder.keep(&sockets.descriptors()).await
     {
         tracing::warn!(%error, "hold DNS sockets failed; questions during a restart of the agent will be lost");
     }

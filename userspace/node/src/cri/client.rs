@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::api::{
     self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use super::{
-    CriError, GRACE, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, PodIdentity, SPEC_IMAGE,
+    Connector, CriError, GRACE, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, PodIdentity,
+    SPEC_IMAGE,
 };
 use crate::plan::{Container, ContainerState, Exit, Sandbox};
 use crate::resources::Cgroup;
@@ -50,13 +51,9 @@ macro_rules! call {
 
 impl Cri {
     /// A client that connects at its first call, and again after the connection was lost.
-    pub fn new(socket: &Path) -> Result<Cri, tonic::transport::Error> {
-        let path = socket.to_path_buf();
+    pub fn new(connector: Connector) -> Result<Cri, tonic::transport::Error> {
         let channel = Endpoint::try_from("http://containerd")?.connect_with_connector_lazy(
-            tower::service_fn(move |_: Uri| {
-                let path = path.clone();
-                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-            }),
+            tower::service_fn(move |_: Uri| connector.clone().connect().map_ok(TokioIo::new)),
         );
         let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let images = ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);

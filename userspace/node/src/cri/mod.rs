@@ -4,12 +4,14 @@
 //! [`events`].
 
 pub mod client;
+mod connection;
 pub mod container;
 pub mod events;
 pub mod sandbox;
 pub(crate) mod services;
 
 pub use client::Cri;
+pub use connection::Connector;
 pub use k8s_cri::v1 as api;
 
 /// Labels of sandboxes and containers: the kubelet's, which crictl expects.

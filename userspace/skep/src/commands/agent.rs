@@ -14,8 +14,8 @@ use kube::Client;
 use skep_datapath::{FlowGroup, Options, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode};
 use skep_dns::Dns;
 use skep_network::{
-    DnsSubscriptions, FlowLog, FlowLogLevel, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState,
-    NodeDns, Parts, Publisher, SettingsSource, Subscriptions, Telemetry,
+    DnsSubscriptions, FlowLog, FlowLogLevel, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns,
+    Parts, Publisher, SettingsSource, Subscriptions, Telemetry,
 };
 use skep_node::eviction::{EvictionSettings, signals};
 use skep_node::{
@@ -479,6 +479,7 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     let listen = SocketAddr::new(address, agent.port);
     let mut config = AgentConfig::new(&agent.node, client, agent.data_dir.clone(), listen, tls);
     config.containerd_socket.clone_from(&agent.containerd);
+    config.runtime_holder = Some(Arc::new(hold_sockets::holder(&agent.cni_socket, "runtime.sock")));
     config.cgroup_parent.clone_from(&agent.cgroup_parent);
     config.node_ips.clone_from(&agent.node_ips);
     config.labels = agent.labels.iter().cloned().collect::<BTreeMap<_, _>>();
@@ -514,8 +515,7 @@ fn dns(agent: &Agent, informers: &mut Informers) -> Result<NodeDns> {
     let settings = SettingsSource::new(informers, &agent.cluster_domain, RESOLV_CONF);
     let tls = skep_dns::tls::client_config().context("set up TLS for DNS")?;
     let dns = Dns::new(settings.defaults()?, tls, tokio::runtime::Handle::current());
-    let holder =
-        Holder { path: agent.cni_socket.with_file_name("dns.sock"), start: Box::new(hold_sockets::start) };
+    let holder = hold_sockets::holder(&agent.cni_socket, "dns.sock");
     let subscriptions = DnsSubscriptions::new(informers, &agent.node);
     Ok(NodeDns { dns, subscriptions, settings, holder: Some(holder) })
 }

@@ -1,4 +1,4 @@
-//! `skep hold-sockets`: keeps the sockets of an agent's DNS while the agent is replaced. The agent starts it.
+//! `skep hold-sockets`: keeps sockets of an agent while the agent is replaced. The agent starts it.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use skep_dns::server::holder;
+use skep_holder::Holder;
 
 #[derive(clap::Args)]
 pub(crate) struct HoldSockets {
@@ -17,13 +17,18 @@ pub(crate) struct HoldSockets {
 
 pub(crate) fn run(arguments: &HoldSockets) -> Result<()> {
     let socket = &arguments.socket;
-    let listener = holder::listen(socket).with_context(|| format!("listen on {}", socket.display()))?;
-    holder::hold(&listener, socket);
+    let listener = skep_holder::listen(socket).with_context(|| format!("listen on {}", socket.display()))?;
+    skep_holder::hold(&listener, socket);
     Ok(())
 }
 
+/// The holder that listens at this name beside the agent's CNI socket.
+pub(super) fn holder(cni_socket: &Path, name: &str) -> Holder {
+    Holder::new(cni_socket.with_file_name(name), Box::new(start))
+}
+
 /// Starts this program as the holder, in a process group of its own: a signal to the agent's group does not end it.
-pub(super) fn start(socket: &Path) -> io::Result<()> {
+fn start(socket: &Path) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("skep").arg("hold-sockets").arg("--socket").arg(socket).process_group(0).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
