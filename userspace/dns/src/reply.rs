@@ -47,13 +47,13 @@ impl Reply {
 
     /// The packet, of at most `limit` bytes. Additional records are left out first; if answers are, the packet says that it
     /// is truncated (RFC 2181, 9).
-    pub fn encode(&self, query: &Query, limit: usize) -> Vec<u8> {
+    pub fn encode(self, query: &Query, limit: usize) -> Vec<u8> {
         let mut message = query.start_of_reply();
         message.metadata.response_code = self.code;
         message.metadata.authoritative = self.authoritative;
-        message.answers.clone_from(&self.answers);
-        message.authorities.clone_from(&self.authorities);
-        message.additionals.clone_from(&self.additionals);
+        message.answers = self.answers;
+        message.authorities = self.authorities;
+        message.additionals = self.additionals;
         fit(message, limit)
     }
 }

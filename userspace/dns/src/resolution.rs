@@ -44,15 +44,14 @@ pub struct Resolution {
     /// As it is looked up: another name if a rule rewrites it.
     name: Name,
     kind: RecordType,
-    /// Names to try in order; the first that exists is the answer.
-    candidates: VecDeque<Name>,
+    /// The name that is tried, and the names to try after it; the first that exists is the answer.
+    candidate: Name,
+    others: VecDeque<Name>,
     /// Whether the candidates come from a search list.
     searching: bool,
     aliases: Vec<Record>,
     /// Any number; see [`Reply::rotate`].
     seed: u32,
-    /// The answer if no candidate exists.
-    absent: Reply,
 }
 
 impl Resolution {
@@ -65,45 +64,45 @@ impl Resolution {
         seed: u32,
     ) -> Self {
         let name = rewrite::apply(&settings.rewrites, &query.name).unwrap_or_else(|| query.name.clone());
-        let mut candidates = VecDeque::from([name.clone()]);
-        if let Some(client) = client.filter(|_| settings.search) {
-            candidates.extend(search(&name, query.kind, client, index, settings));
-        }
+        let client = client.filter(|_| settings.search);
+        let others =
+            client.map(|client| search(&name, query.kind, client, index, settings)).unwrap_or_default();
         Resolution {
             asked: query.name.clone(),
             kind: query.kind,
-            searching: candidates.len() > 1,
-            candidates,
+            searching: !others.is_empty(),
+            candidate: name.clone(),
+            others: others.into(),
             aliases: Vec::new(),
             seed,
-            absent: negative(settings, &name, ResponseCode::NXDomain),
             name,
         }
     }
 
     pub fn next(&mut self, index: &Index, settings: &Settings) -> Next {
-        while let Some(name) = self.candidates.front().cloned() {
-            let more = self.candidates.len() > 1;
-            match find(index, settings, &name, self.kind) {
-                Lookup::Outside => return Next::Forward(name),
-                Lookup::Absent if more => drop(self.candidates.pop_front()),
+        loop {
+            match find(index, settings, &self.candidate, self.kind) {
+                Lookup::Outside => return Next::Forward(self.candidate.clone()),
                 // A search goes on behind a name without records, as resolvers do.
-                Lookup::NonTerminal if more => drop(self.candidates.pop_front()),
-                Lookup::Absent => return self.absent(settings),
+                Lookup::Absent | Lookup::NonTerminal if self.try_another() => {}
+                Lookup::Absent if self.searching || self.aliases.is_empty() => {
+                    return Next::Done(self.absent(settings));
+                }
+                Lookup::Absent => return self.done(self.absent(settings)),
                 Lookup::NonTerminal | Lookup::Empty => {
-                    self.commit(&name, settings.ttl);
-                    return self.done(negative(settings, &name, ResponseCode::NoError));
+                    self.commit(settings.ttl);
+                    return self.done(negative(settings, &self.candidate, ResponseCode::NoError));
                 }
                 Lookup::Records { answers, additionals } => {
-                    self.commit(&name, settings.ttl);
+                    self.commit(settings.ttl);
                     let mut reply = Reply::of(ResponseCode::NoError);
                     reply.authoritative = true;
                     (reply.answers, reply.additionals) = (answers, additionals);
                     return self.done(reply);
                 }
                 Lookup::Alias { target, ttl } => {
-                    self.commit(&name, ttl);
-                    self.aliases.push(alias(&name, &target, ttl));
+                    self.commit(ttl);
+                    self.aliases.push(alias(&self.candidate, &target, ttl));
                     if self.aliases.len() > MAX_ALIASES {
                         return Next::Done(Reply::of(ResponseCode::ServFail));
                     }
@@ -112,52 +111,56 @@ impl Resolution {
                         reply.authoritative = true;
                         return self.done(reply);
                     }
-                    self.candidates = VecDeque::from([target]);
+                    self.candidate = target;
                 }
             }
         }
-        Next::Done(Reply::of(ResponseCode::ServFail))
     }
 
     /// Takes what the upstreams said to the name of [`Next::Forward`].
     pub fn forwarded(&mut self, said: Forwarded, index: &Index, settings: &Settings) -> Next {
-        let Some(name) = self.candidates.front().cloned() else {
-            return Next::Done(Reply::of(ResponseCode::ServFail));
-        };
         match said {
             Forwarded::Answer(reply) if reply.code == ResponseCode::NoError => {
-                self.commit(&name, settings.ttl);
+                self.commit(settings.ttl);
                 self.done(reply)
             }
             Forwarded::Answer(reply) if reply.code == ResponseCode::NXDomain => {
-                self.candidates.pop_front();
-                match (self.candidates.is_empty(), self.searching) {
-                    (false, _) => self.next(index, settings),
-                    (true, true) => Next::Done(self.absent.clone()),
-                    (true, false) => self.done(reply),
+                match (self.try_another(), self.searching) {
+                    (true, _) => self.next(index, settings),
+                    (false, true) => Next::Done(self.absent(settings)),
+                    (false, false) => self.done(reply),
                 }
             }
             // What was asked for does not exist; only the search cannot go on. The client continues it.
-            _ if self.searching => Next::Done(self.absent.clone()),
+            _ if self.searching => Next::Done(self.absent(settings)),
             Forwarded::Answer(reply) => self.done(reply),
             Forwarded::Failed => self.done(Reply::of(ResponseCode::ServFail)),
         }
     }
 
-    /// The candidate exists: the search ends here.
-    fn commit(&mut self, found: &Name, ttl: u32) {
-        if self.searching && *found != self.name {
-            self.aliases.push(alias(&self.name, found, ttl));
+    /// Goes on to the next candidate; `false`: there is none.
+    fn try_another(&mut self) -> bool {
+        match self.others.pop_front() {
+            Some(next) => {
+                self.candidate = next;
+                true
+            }
+            None => false,
         }
-        self.searching = false;
-        self.candidates.truncate(1);
     }
 
-    fn absent(&self, settings: &Settings) -> Next {
-        if self.searching || self.aliases.is_empty() {
-            return Next::Done(self.absent.clone());
+    /// The candidate exists: the search ends here.
+    fn commit(&mut self, ttl: u32) {
+        if self.searching && self.candidate != self.name {
+            self.aliases.push(alias(&self.name, &self.candidate, ttl));
         }
-        self.done(negative(settings, &self.name, ResponseCode::NXDomain))
+        self.searching = false;
+        self.others.clear();
+    }
+
+    /// The answer if no candidate exists.
+    fn absent(&self, settings: &Settings) -> Reply {
+        negative(settings, &self.name, ResponseCode::NXDomain)
     }
 
     fn done(&self, mut reply: Reply) -> Next {
@@ -206,9 +209,10 @@ fn search(name: &Name, kind: RecordType, client: &Client, index: &Index, setting
         return Vec::new();
     }
     let labels = Labels::of(name);
-    let Some([base @ .., namespace, svc]) = labels.below(settings.domain_labels()) else { return Vec::new() };
+    let below = labels.below(settings.domain_labels());
+    let Some([base @ .., namespace, svc]) = below.as_deref() else { return Vec::new() };
     let [.., _, last] = base else { return Vec::new() };
-    if *namespace != *client.namespace || svc != "svc" || index.service(namespace, last).is_some() {
+    if **namespace != *client.namespace || *svc != "svc" || index.service(namespace, last).is_some() {
         return Vec::new();
     }
     let Ok(base) = Name::from_labels(name.iter().take(base.len())) else { return Vec::new() };

@@ -18,7 +18,7 @@ const MAX_DOMAIN_BYTES: usize = 60;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     domain: Name,
-    domain_labels: Labels,
+    domain_labels: Vec<String>,
     /// TTL of the cluster's records in seconds.
     pub ttl: u32,
     pub pod_names: PodNames,
@@ -108,7 +108,7 @@ impl Settings {
         let name = name::parse(domain).filter(|name| !name.is_root() && name.len() <= MAX_DOMAIN_BYTES);
         let domain = name.ok_or_else(|| DomainError(domain.to_owned()))?.to_lowercase();
         Ok(Settings {
-            domain_labels: Labels::of(&domain),
+            domain_labels: Labels::of(&domain).to_strings(),
             domain,
             ttl: TTL,
             pod_names: PodNames::default(),
@@ -126,7 +126,7 @@ impl Settings {
         &self.domain
     }
 
-    pub(crate) fn domain_labels(&self) -> &Labels {
+    pub(crate) fn domain_labels(&self) -> &[String] {
         &self.domain_labels
     }
 

@@ -24,11 +24,8 @@ pub(crate) fn lookup(index: &Index, settings: &Settings, name: &Name, kind: Reco
     let labels = Labels::of(name);
     let asked = Asked { name, kind, index, settings };
     match labels.below(settings.domain_labels()) {
-        Some(relative) => {
-            let relative: Vec<&str> = relative.iter().map(String::as_str).collect();
-            in_zone(&asked, &relative)
-        }
-        None => reverse::lookup(&asked, labels.as_slice()),
+        Some(relative) => in_zone(&asked, &relative),
+        None => reverse::lookup(&asked, &labels.as_strs()),
     }
 }
 

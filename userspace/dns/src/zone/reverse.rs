@@ -8,7 +8,7 @@ use hickory_proto::rr::{RData, Record, RecordType};
 use super::found::{Asked, Lookup};
 use crate::index::split;
 
-pub(super) fn lookup(asked: &Asked, labels: &[String]) -> Lookup {
+pub(super) fn lookup(asked: &Asked, labels: &[&str]) -> Lookup {
     let Some(ip) = address(labels) else { return Lookup::Outside };
     let names = names(asked, &ip);
     if names.is_empty() {
@@ -47,9 +47,8 @@ fn relative(text: String, asked: &Asked) -> Option<Record> {
 }
 
 /// The address that a name below in-addr.arpa or ip6.arpa spells (RFC 1035, 3.5; RFC 3596, 2.5).
-fn address(labels: &[String]) -> Option<IpAddr> {
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    match labels.as_slice() {
+fn address(labels: &[&str]) -> Option<IpAddr> {
+    match labels {
         [octets @ .., "in-addr", "arpa"] if octets.len() == 4 => {
             let mut bytes = [0; 4];
             for (byte, octet) in bytes.iter_mut().rev().zip(octets) {
