@@ -41,22 +41,36 @@ pub(crate) fn measure(at: SocketAddr, services: u32, writes: u32) -> Result<Vec<
         let _updates = subscriptions.forward(&dns, &stop);
         let informing = tokio::spawn(informers.run(client.clone(), stop.clone()));
         let _serving = dns.serve(Sockets::bind([at])?)?;
+        // The lists of a new agent are another measure than its watches.
+        if services > 0 {
+            let asking = client_of(at)?;
+            tokio::task::block_in_place(|| until_answered(&asking, &full_name("app-0")))?;
+        }
         let mut times = Vec::new();
         for number in 0..writes {
             let name = format!("new-{number}");
-            let asking = UdpSocket::bind("127.0.0.1:0")?;
-            asking.connect(at)?;
-            asking.set_read_timeout(Some(LIMIT))?;
+            let asking = client_of(at)?;
             create_service(&client, &names::namespace(0), &name).await?;
             let written = Instant::now();
-            let full = format!("{name}.{}.svc.{DOMAIN}.", names::namespace(0));
-            tokio::task::block_in_place(|| until_answered(&asking, &full))?;
+            tokio::task::block_in_place(|| until_answered(&asking, &full_name(&name)))?;
             times.push(written.elapsed().as_secs_f64() * 1e3);
         }
         stop.cancel();
         informing.await?;
         Ok(times)
     })
+}
+
+fn client_of(server: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    Ok(socket)
+}
+
+/// The name of a Service of the first namespace.
+fn full_name(service: &str) -> String {
+    format!("{service}.{}.svc.{DOMAIN}.", names::namespace(0))
 }
 
 async fn create_all(client: &kube::Client, services: u32) -> Result<()> {
