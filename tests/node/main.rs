@@ -6,6 +6,7 @@ mod images;
 mod node_api;
 mod pods;
 mod resize;
+mod shutdown;
 mod static_pods;
 mod stats;
 mod volumes;

@@ -123,7 +123,7 @@ const GATEWAY: [Package; 4] = [
 ];
 
 /// For tests that prove the absence of rules and tracked flows, that step a process's clock, and that read a journal.
-const TEST: [Package; 4] = [
+const TEST: [Package; 5] = [
     Package {
         name: "conntrack",
         why: "shows that the kernel tracks none of our connections",
@@ -139,6 +139,11 @@ const TEST: [Package; 4] = [
         name: "systemd-journal-remote",
         why: "writes the journal that a node's logs are read from",
         present: Present::File(&["/lib/systemd/systemd-journal-remote"]),
+    },
+    Package {
+        name: "dbus-daemon",
+        why: "carries what the machine says of its shutdown",
+        present: Present::Program("dbus-daemon"),
     },
 ];
 

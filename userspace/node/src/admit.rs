@@ -117,6 +117,14 @@ impl Admission {
         Ok(())
     }
 
+    /// Refuses new pods of a node that is about to end.
+    pub fn check_shutdown(is_shutting_down: bool) -> Result<(), Rejection> {
+        match is_shutting_down {
+            true => Err(reject("NodeShutdown", "Pod was rejected as the node is shutting down.")),
+            false => Ok(()),
+        }
+    }
+
     /// Refuses new pods for which a node that runs short has no room.
     pub fn check_pressure(pod: &Pod, shortages: &BTreeSet<Shortage>) -> Result<(), Rejection> {
         if shortages.is_empty() || rank::is_critical(pod) {

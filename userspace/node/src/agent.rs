@@ -20,7 +20,6 @@ use crate::cri::events::{self, RuntimeEvent};
 use crate::eviction::Eviction;
 use crate::names;
 use crate::objects::ObjectKey;
-use crate::plan;
 use crate::static_pods::{self, Statics};
 use crate::worker::{self, Handle, Message};
 
@@ -36,7 +35,7 @@ pub(crate) struct Agent {
     pub(crate) statics: mpsc::Receiver<Vec<Arc<Pod>>>,
     /// ConfigMaps and Secrets that changed.
     pub(crate) changes: mpsc::UnboundedReceiver<ObjectKey>,
-    /// Pods that use more disk than they may.
+    /// Pods that the node ends.
     pub(crate) evictions: mpsc::Receiver<Eviction>,
     pub(crate) stop: CancellationToken,
 }
@@ -86,9 +85,9 @@ impl Agent {
                 Some(uid) = forgotten.recv() => {
                     pods.forget(&uid);
                 }
-                Some(Eviction { uid, message }) = self.evictions.recv() => {
+                Some(Eviction { uid, why }) = self.evictions.recv() => {
                     if let Some(handle) = pods.workers.get(&uid) {
-                        let _ = handle.messages.send(Message::Failed { reason: plan::EVICTED, message });
+                        let _ = handle.messages.send(Message::Failed(why));
                     }
                 }
                 _ = relist.tick() => pods.send(|_| true, || Message::RuntimeChanged),

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::eviction::EvictionSettings;
 use crate::images::{ImageSettings, ProviderSettings};
+use crate::shutdown::ShutdownSettings;
 
 /// Everything the agent needs. Use [`AgentConfig::new`] for the usual values and change what differs.
 #[derive(Clone)]
@@ -60,6 +61,8 @@ pub struct AgentConfig {
     pub limits: PodLimits,
     /// When pods are evicted because the node runs short.
     pub eviction: EvictionSettings,
+    /// How long pods have when the node is shut down; `None`: a shutdown does not wait.
+    pub shutdown: Option<ShutdownSettings>,
     /// When unused images are removed.
     pub images: ImageSettings,
     pub system_logs: SystemLogs,
@@ -140,6 +143,7 @@ impl AgentConfig {
             log_max_files: 5,
             limits: PodLimits::default(),
             eviction: EvictionSettings::default(),
+            shutdown: None,
             images: ImageSettings::default(),
             system_logs: SystemLogs::default(),
             credential_providers: None,

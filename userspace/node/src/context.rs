@@ -56,6 +56,8 @@ pub(crate) struct NodeContext {
     pub(crate) admission: Admission,
     /// What the node runs short of.
     pub(crate) shortages: watch::Receiver<BTreeSet<Shortage>>,
+    /// Whether the node is being shut down.
+    pub(crate) shutting_down: watch::Receiver<bool>,
     /// What the pods have of the node.
     pub(crate) allocations: Allocations,
     /// The Node object as this node last wrote it; `None` until then.

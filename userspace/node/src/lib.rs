@@ -28,6 +28,7 @@ pub mod rejection;
 pub mod resources;
 mod server;
 pub mod services;
+pub mod shutdown;
 mod static_pods;
 mod stats;
 mod tls;
@@ -66,6 +67,7 @@ use eviction::signals::Shortage;
 use objects::ObjectKey;
 use register::machine::Capacity;
 use register::{Identity, LeaseTimes};
+use shutdown::ShutdownSettings;
 use skep_cni::NetworkState;
 use skep_holder::Holder;
 use skep_tunnel::Keeper;
@@ -109,12 +111,12 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         shown,
     };
     let opened = open_context(facts, config.client.clone(), cri.clone())?;
-    let Opened { context, changes, registered, shortages } = opened;
+    let Opened { context, changes, registered, shortages, shutting_down } = opened;
     let AgentConfig { name, labels, taints, max_pods, status_interval, .. } = config;
     let (ips, port, network) = (config.node_ips, config.listen.port(), context.network.clone());
     let identity =
         Identity { name, ips, labels, taints, port, max_pods, capacity, root, status_interval, features };
-    let reported = (network, context.shortages.clone());
+    let reported = (network, context.shortages.clone(), context.shutting_down.clone());
     let times = LeaseTimes { interval: config.lease_interval, duration: config.lease_duration };
     let (registration, keep_lease) =
         register::new(config.client, cri, identity, reported, registered, times, stop.clone());
@@ -127,7 +129,8 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
     tasks.spawn(logs::rotate::run(context.clone(), config.log_max_size, config.log_max_files, stop.clone()));
     let statics = spawn_static_pods(&mut tasks, config.static_pods, &context, &stop);
-    spawn_pods(&mut tasks, context, (pods, statics, changes), (config.eviction, collector, shortages), &stop);
+    let ends = (config.eviction, collector, shortages);
+    spawn_pods(&mut tasks, context, (pods, statics, changes), ends, (config.shutdown, shutting_down), &stop);
     until_stopped(tasks, &stop).await;
     Ok(())
 }
@@ -162,13 +165,19 @@ fn spawn_pods(
         images::ImageCollector,
         watch::Sender<BTreeSet<Shortage>>,
     ),
+    (shutdown, shutting_down): (Option<ShutdownSettings>, watch::Sender<bool>),
     stop: &CancellationToken,
 ) {
     tasks.spawn(context.volumes.follow(stop.clone()));
     tasks.spawn(stats::Stats::run(context.clone(), stop.clone()));
     let (evicted, evictions) = mpsc::channel(16);
-    let evictor = eviction::Evictor::new((context.clone(), eviction, images), shortages, evicted);
+    let evictor = eviction::Evictor::new((context.clone(), eviction, images), shortages, evicted.clone());
     tasks.spawn(evictor.run(stop.clone()));
+    if let Some(settings) = shutdown {
+        let (context, state) = (context.clone(), shutting_down);
+        let shutdown = shutdown::Shutdown { context, settings, state, evictions: evicted };
+        tasks.spawn(shutdown.run(stop.clone()));
+    }
     tasks.spawn(agent::Agent { context, pods, statics, changes, evictions, stop: stop.clone() }.run());
 }
 
@@ -196,6 +205,7 @@ struct Opened {
     changes: mpsc::UnboundedReceiver<ObjectKey>,
     registered: watch::Sender<Option<Node>>,
     shortages: watch::Sender<BTreeSet<Shortage>>,
+    shutting_down: watch::Sender<bool>,
 }
 
 fn room(allocatable: Allocatable, max_pods: u32) -> allocation::Room {
@@ -224,6 +234,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
     let (changes_in, changes) = mpsc::unbounded_channel();
     let (registered, node_object) = watch::channel(None);
     let (shortages, shortages_out) = watch::channel(BTreeSet::new());
+    let (shutting_down, shutting_down_out) = watch::channel(false);
     let cache = objects::ObjectCache::new(client.clone(), changes_in);
     let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
     let volumes = volumes::VolumeManager::open(name, root, client.clone(), cache, allocatable, ips.clone())
@@ -250,6 +261,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
         allocations: allocation::Allocations::new(room(allocatable, facts.max_pods)),
         node_object,
         shortages: shortages_out,
+        shutting_down: shutting_down_out,
         features: facts.features,
         stats: stats::Stats::new(),
         pod_cgroups: cgroup::PodCgroups::new(facts.limits.max_pids),
@@ -264,7 +276,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
         system_logs: facts.shown.1,
         mirrors: static_pods::Mirrors::default(),
     };
-    Ok(Opened { context: Arc::new(context), changes, registered, shortages })
+    Ok(Opened { context: Arc::new(context), changes, registered, shortages, shutting_down })
 }
 
 fn sandbox_settings(

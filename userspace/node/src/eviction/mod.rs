@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -26,13 +26,15 @@ use crate::context::NodeContext;
 use crate::cri::{CONTAINER_NAME, POD_UID};
 use crate::images::ImageCollector;
 use crate::names;
-use crate::plan::is_terminal;
+use crate::plan::{EVICTED, Termination, is_terminal};
 use limits::Usage;
 use pressure::Pressures;
 use rank::Candidate;
 pub use settings::EvictionSettings;
 use signals::{Shortage, Signal};
 
+/// What an evicted pod has to end.
+const GRACE: SignedDuration = SignedDuration::from_secs(1);
 /// Pause between two measurements of limits; one reads every folder of the pods that have a limit.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause between two observations of the machine.
@@ -44,7 +46,15 @@ const MAX_CLEANUP: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Eviction {
     pub(crate) uid: String,
-    pub(crate) message: String,
+    pub(crate) why: Termination,
+}
+
+impl Eviction {
+    /// Of a pod for which the node has no room.
+    fn new(uid: String, message: String) -> Eviction {
+        let why = Termination { grace: Some(GRACE), ..Termination::new(EVICTED, message) };
+        Eviction { uid, why }
+    }
 }
 
 /// Watches over limits and the machine until `stop`.
@@ -77,7 +87,7 @@ impl Evictor {
                 for eviction in measure(&self.context).await {
                     tracing::info!(
                         uid = eviction.uid,
-                        message = eviction.message,
+                        message = eviction.why.message,
                         "pod exceeds its disk limit"
                     );
                     if self.evictions.send(eviction).await.is_err() {
@@ -130,7 +140,7 @@ impl Evictor {
         let message = rank::message(&victim, &threshold, &observations);
         tracing::warn!(uid, message, "evict pod because the node runs short");
         *evicted = Some((uid.clone(), Instant::now()));
-        let _ = self.evictions.send(Eviction { uid, message }).await;
+        let _ = self.evictions.send(Eviction::new(uid, message)).await;
     }
 }
 
@@ -189,7 +199,7 @@ async fn measure(context: &Arc<NodeContext>) -> Vec<Eviction> {
     let measured = tokio::task::spawn_blocking(move || {
         let over = |pod: &Pod| {
             let message = limits::exceeded(pod, &usage_of(&context, pod, &layers, false))?;
-            Some(Eviction { uid: names::of(pod).2, message })
+            Some(Eviction::new(names::of(pod).2, message))
         };
         pods.iter().filter_map(over).collect()
     });

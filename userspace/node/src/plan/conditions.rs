@@ -76,11 +76,12 @@ pub(super) fn compute(
     conditions
 }
 
-/// Why an evicted pod ended, for its controller.
+/// Why a pod ended that the node had no room or no time for, for its controller.
 fn disruption(observed: &Observed) -> Option<OwnCondition> {
-    let (reason, message) = observed.memory.failed_by_node.as_ref()?;
+    let termination = observed.memory.failed_by_node.as_ref()?;
+    let is_disruption = matches!(termination.reason.as_str(), super::EVICTED | super::TERMINATED);
     let (reason, message) =
-        ((reason == super::EVICTED).then_some("TerminationByKubelet")?, Some(message.clone()));
+        (is_disruption.then_some("TerminationByKubelet")?, Some(termination.message.clone()));
     Some(OwnCondition { type_: DISRUPTION_TARGET, status: true, reason: Some(reason), message })
 }
 

@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::conditions::{DISRUPTION_TARGET, OWNED};
 use super::later::later;
-use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Task, Volumes, specs};
+use super::model::{
+    Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Task, Termination, Volumes, specs,
+};
 use super::restart::{Backoff, retry_delay};
 use super::{probe, spec_grace};
 
@@ -13,8 +15,6 @@ use super::{probe, spec_grace};
 const DELETE_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// The grace of a pod whose API object is gone: no request can shorten it any more.
 const MAX_GRACE_OF_GONE: SignedDuration = SignedDuration::from_secs(30);
-/// The grace of a pod that uses more disk than it may: it must not use more meanwhile.
-const GRACE_OF_EVICTED: SignedDuration = SignedDuration::from_secs(1);
 /// How often a start is repeated when its configuration is incomplete; the missing object may be created.
 const CONFIG_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
@@ -163,7 +163,7 @@ impl Observed {
             let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
             if now >= later(started, SignedDuration::from_secs(limit.max(0))) {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
-                self.memory.failed_by_node = Some(("DeadlineExceeded".to_owned(), message));
+                self.memory.failed_by_node = Some(Termination::new("DeadlineExceeded", message));
             }
         }
         let grace = if pod.metadata.deletion_timestamp.is_some() {
@@ -176,8 +176,8 @@ impl Observed {
         };
         let Some(grace) = grace else { return };
         let grace = if self.memory.gone { grace.min(MAX_GRACE_OF_GONE) } else { grace };
-        let evicted = self.memory.failed_by_node.as_ref().is_some_and(|(reason, _)| reason == super::EVICTED);
-        let grace = if evicted { grace.min(GRACE_OF_EVICTED) } else { grace };
+        let limit = self.memory.failed_by_node.as_ref().and_then(|termination| termination.grace);
+        let grace = limit.map_or(grace, |limit| grace.min(limit));
         let since = self.memory.stopping.map_or(now, |s| s.since);
         let end = later(since, grace);
         let deadline = self.memory.stopping.map_or(end, |s| s.deadline.min(end));

@@ -22,7 +22,7 @@ use later::later;
 pub use memory::{is_terminal, merge_reported};
 pub use model::{
     Action, Class, Container, ContainerState, Exit, Memory, Note, Observed, Outcome, ProbeKind, Sandbox,
-    Spec, Task, specs,
+    Spec, Task, Termination, specs,
 };
 pub use status::NodeView;
 
@@ -31,6 +31,9 @@ pub const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(1);
 
 /// The reason of a pod that used more than it may.
 pub const EVICTED: &str = "Evicted";
+
+/// The reason of a pod whose node was shut down.
+pub const TERMINATED: &str = "Terminated";
 
 /// What to do now, the status to report, and when to plan again if nothing changes before.
 #[derive(Debug, Clone, PartialEq)]

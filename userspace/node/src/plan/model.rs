@@ -110,6 +110,22 @@ impl Observed {
     }
 }
 
+/// How the node itself ends a pod: phase Failed with this reason and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Termination {
+    pub reason: String,
+    pub message: String,
+    /// The longest grace period; `None`: the pod's own.
+    pub grace: Option<SignedDuration>,
+}
+
+impl Termination {
+    /// With the pod's own grace period.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Termination {
+        Termination { reason: reason.into(), message: message.into(), grace: None }
+    }
+}
+
 /// What the agent remembers of a pod between two plans. A restart of the agent loses it; correctness does not depend on
 /// it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -139,8 +155,8 @@ pub struct Memory {
     pub adopted: BTreeSet<String>,
     /// When the agent first saw the pod.
     pub start_time: Option<Timestamp>,
-    /// The node itself ended the pod: phase Failed with this reason and message.
-    pub failed_by_node: Option<(String, String)>,
+    /// The node itself ended the pod.
+    pub failed_by_node: Option<Termination>,
     /// When termination began, and by when it must end.
     pub stopping: Option<Stopping>,
     /// The last status that the API server accepted.

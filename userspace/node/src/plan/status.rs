@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions;
-use super::model::{Class, Container, ContainerState, Exit, Observed, Spec, Task, specs};
+use super::model::{Class, Container, ContainerState, Exit, Observed, Spec, Task, Termination, specs};
 use super::probe;
 use super::restart::{Backoff, should_restart};
 use crate::resources::{self, Cgroup};
@@ -358,8 +358,13 @@ fn phase(
     if let Some(phase @ ("Failed" | "Succeeded")) = previous.phase.as_deref() {
         return (phase.to_owned(), previous.reason.clone(), previous.message.clone());
     }
-    if let Some((reason, message)) = &observed.memory.failed_by_node {
-        return ("Failed".into(), Some(reason.clone()), Some(message.clone()));
+    if let Some(Termination { reason, message, .. }) = &observed.memory.failed_by_node {
+        // A pod that runs uses the node, whatever ends it: others may have its resources and its name afterwards.
+        let phase = previous.phase.clone().unwrap_or_else(|| "Pending".into());
+        return match ended {
+            true => ("Failed".into(), Some(reason.clone()), Some(message.clone())),
+            false => (phase, previous.reason.clone(), previous.message.clone()),
+        };
     }
     let statuses: Vec<core::ContainerStatus> = init.iter().chain(main).cloned().collect();
     let phase =

@@ -56,6 +56,7 @@ pub struct Registration {
     network: watch::Receiver<NetworkState>,
     /// What the node runs short of.
     shortages: watch::Receiver<BTreeSet<Shortage>>,
+    shutting_down: watch::Receiver<bool>,
     /// Set once the Node exists.
     registered: watch::Sender<Option<Node>>,
     /// Changes when the API server can be reached again: it may have marked the node as unreachable meanwhile.
@@ -68,7 +69,11 @@ pub fn new(
     client: Client,
     cri: Cri,
     identity: Identity,
-    (network, shortages): (watch::Receiver<NetworkState>, watch::Receiver<BTreeSet<Shortage>>),
+    (network, shortages, shutting_down): (
+        watch::Receiver<NetworkState>,
+        watch::Receiver<BTreeSet<Shortage>>,
+        watch::Receiver<bool>,
+    ),
     registered: watch::Sender<Option<Node>>,
     times: LeaseTimes,
     stop: CancellationToken,
@@ -76,7 +81,10 @@ pub fn new(
     let node = registered.subscribe();
     let (reconnected_in, reconnected) = watch::channel(());
     let lease = lease::keep(client.clone(), identity.name.clone(), node, times, reconnected_in, stop);
-    (Registration { client, cri, identity, network, shortages, registered, reconnected }, lease)
+    (
+        Registration { client, cri, identity, network, shortages, shutting_down, registered, reconnected },
+        lease,
+    )
 }
 
 /// How often the machine's state is checked.
@@ -125,6 +133,7 @@ impl Registration {
                 () = stop.cancelled() => return,
                 Ok(()) = self.network.changed() => {}
                 Ok(()) = self.shortages.changed() => {}
+                Ok(()) = self.shutting_down.changed() => {}
                 Ok(()) = self.reconnected.changed() => sent = None,
                 () = tokio::time::sleep(wait) => {}
             }
@@ -146,7 +155,8 @@ impl Registration {
             NetworkState::NotReady(why) => Some(format!("network is not ready: {why}")),
             NetworkState::Ready => None,
         };
-        Health { problem: problem.or(network), shortages: self.shortages.borrow().clone() }
+        let shutdown = self.shutting_down.borrow().then(|| "node is shutting down".to_owned());
+        Health { problem: shutdown.or(problem).or(network), shortages: self.shortages.borrow().clone() }
     }
 
     async fn send(&self, runtime: &str, health: &Health) -> Result<Node, kube::Error> {

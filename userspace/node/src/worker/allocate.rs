@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Worker;
 use crate::admit::Admission;
 use crate::allocation::{Grant, Resize};
-use crate::plan;
+use crate::plan::{self, Termination};
 use crate::rejection::Rejection;
 
 const RECORD: &str = "grant.json";
@@ -32,7 +32,8 @@ impl Worker {
         if !ends && !plan::is_terminal(&pod) {
             if let Err(rejection) = self.admit(&pod).await {
                 let message = format!("Pod was rejected: {rejection}");
-                self.observed.memory.failed_by_node = Some((rejection.reason.to_string(), message));
+                self.observed.memory.failed_by_node =
+                    Some(Termination::new(rejection.reason.clone(), message));
                 self.context.events.pod(&pod, None, true, &rejection.reason, rejection.message);
             } else {
                 self.resize(&pod).await;
@@ -52,6 +53,7 @@ impl Worker {
         if runs {
             self.context.allocations.adopt(&self.uid, pod, recorded(&self.folder()).await);
         } else {
+            Admission::check_shutdown(*self.context.shutting_down.borrow())?;
             Admission::check_pressure(pod, &self.context.shortages.borrow())?;
             let node = self.context.node_object.borrow().clone();
             let mut admitted = self.context.allocations.admit(&self.uid, pod, node.as_ref());

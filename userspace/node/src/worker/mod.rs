@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::NodeContext;
 use crate::names;
 use crate::objects::ObjectKey;
-use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
+use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, Termination, merge_reported};
 use crate::volumes::VolumeWatch;
 pub(crate) use allocate::recorded;
 use job::Job;
@@ -52,7 +52,7 @@ pub(crate) enum Message {
     /// An object that the pod mounts changed.
     ObjectChanged,
     /// The node ends the pod.
-    Failed { reason: &'static str, message: String },
+    Failed(Termination),
 }
 
 /// The agent's handle of a worker.
@@ -190,11 +190,12 @@ impl Worker {
                 self.observed.memory.gone = true;
                 self.shared.update(|known| known.gone = true);
             }
-            Message::Failed { reason, message } => {
+            Message::Failed(termination) => {
                 let failed = &mut self.observed.memory.failed_by_node;
                 if failed.is_none() && !plan::is_terminal(&self.pod) {
+                    let Termination { reason, message, .. } = &termination;
                     self.context.events.pod(&self.pod, None, true, reason, message.clone());
-                    *failed = Some((reason.to_owned(), message));
+                    *failed = Some(termination);
                 }
             }
             Message::RuntimeChanged => self.observe_at = Some(Instant::now()),

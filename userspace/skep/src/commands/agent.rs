@@ -495,7 +495,7 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
         streaming_idle_timeout: agent.streaming_connection_idle_timeout,
     };
     config.eviction = eviction(agent)?;
-    agent.kubelet.apply(&mut config);
+    agent.kubelet.apply(&mut config)?;
     config.images.high_percent = agent.image_gc_high_threshold;
     config.images.low_percent = agent.image_gc_low_threshold.min(agent.image_gc_high_threshold);
     Ok(config)

@@ -233,12 +233,14 @@ fn a_missing_config_is_tried_again_when_something_changes() {
 }
 
 #[test]
-fn the_active_deadline_fails_the_pod() {
+fn the_active_deadline_fails_the_pod_once_nothing_of_it_runs() {
     let mut spec = main_only(json!({}));
     spec["activeDeadlineSeconds"] = json!(20);
-    let mut world = World::new(spec).live("main", [SERVES]);
-    world.pass(60);
+    let mut world = World::new(spec).live("main", [Life::Serves { stops_after: 10 }]);
+    world.pass(25);
     assert_eq!(world.times("kill main 30"), [20]);
+    assert_eq!(world.phase(), "Running");
+    world.pass(35);
     let status = world.pod.status.clone().unwrap_or_default();
     assert_eq!(
         (status.phase.as_deref(), status.reason.as_deref()),
