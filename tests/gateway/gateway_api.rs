@@ -19,8 +19,19 @@ fn api(world: &World, kind: &str) -> Api<DynamicObject> {
 }
 
 async fn apply(world: &World, kind: &str, name: &str, spec: Value) -> Result<()> {
+    apply_with(world, kind, name, json!({}), spec).await
+}
+
+pub(crate) async fn apply_with(
+    world: &World,
+    kind: &str,
+    name: &str,
+    annotations: Value,
+    spec: Value,
+) -> Result<()> {
     let object = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec,
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
+        "metadata": {"name": name, "annotations": annotations}, "spec": spec,
     });
     let params = PatchParams::apply("test").force();
     api(world, kind)
@@ -54,10 +65,16 @@ fn condition<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
 /// A server with the kinds, and the class that it made.
 async fn world() -> Result<World> {
     let world = World::new().await?;
+    installed(&world).await?;
+    Ok(world)
+}
+
+/// Waits for the kinds and the class.
+pub(crate) async fn installed(world: &World) -> Result<()> {
     let is_accepted =
         |class: &Value| condition(&class["status"]["conditions"], "Accepted") == ("True", "Accepted");
-    until(&world, "GatewayClass", "skep", is_accepted).await?;
-    Ok(world)
+    until(world, "GatewayClass", "skep", is_accepted).await?;
+    Ok(())
 }
 
 async fn gateway(world: &World, name: &str, listeners: Value) -> Result<()> {

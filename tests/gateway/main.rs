@@ -1,5 +1,6 @@
 //! Ingresses on a real API server, served by a node's gateway with the node's own rights to endpoints with sockets.
 
+mod acme;
 mod conformance;
 mod gateway_api;
 mod story;

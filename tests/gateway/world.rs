@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use skep_apiserver::Identity;
 use skep_gateway::ingress::Ports;
 use skep_gateway::{Bound, Gateway, Limits};
-use skep_network::{GatewaySubscriptions, Informers, NodeGateway, publish_gateways};
+use skep_network::{Acme, AcmeSettings, GatewaySubscriptions, Informers, NodeGateway, publish_gateways};
 use skep_tests::api_server::{Authority, TestApiServer};
 use skep_tests::netns::NetNs;
 use tokio::net::{TcpListener, TcpStream};
@@ -52,7 +52,7 @@ pub(crate) fn run<F: Future<Output = Result<()>>>(
 pub(crate) struct World {
     server: TestApiServer,
     pub(crate) gateway: Gateway,
-    authority: Authority,
+    authority: Arc<Authority>,
     endpoints: JoinSet<()>,
     next_ip: u8,
     _stop: DropGuard,
@@ -75,6 +75,11 @@ impl Answer {
 
 impl World {
     pub(crate) async fn new() -> Result<World> {
+        World::start(Arc::new(Authority::new()?), None).await
+    }
+
+    /// `authority`: the one that clients trust. `acme`: where certificates are ordered.
+    pub(crate) async fn start(authority: Arc<Authority>, acme: Option<AcmeSettings>) -> Result<World> {
         let server = TestApiServer::start().await?;
         let nodes: Api<Node> = Api::all(server.client());
         let node = json!({"metadata": {"name": NODE}, "status": {"addresses": [{"type": "InternalIP", "address": NODE_IP}], "conditions": [{"type": "Ready", "status": "True"}]}});
@@ -100,11 +105,23 @@ impl World {
         tokio::spawn(informers.run(as_agent, stop.clone()));
         let account = "system:serviceaccount:kube-system:gateway-controller";
         let as_controller = server.client_of(Identity::of_user(account));
-        let publishing = publish_gateways(as_controller);
+        let orders = "system:serviceaccount:kube-system:acme-controller";
+        let acme = Acme { client: server.client_of(Identity::of_user(orders)), settings: acme };
+        let publishing = publish_gateways(as_controller, acme);
         let until = stop.clone();
         tokio::spawn(async move { until.run_until_cancelled(publishing).await });
-        let (authority, endpoints) = (Authority::new()?, JoinSet::new());
-        Ok(World { server, gateway, authority, endpoints, next_ip: 10, _stop: stop.drop_guard() })
+        Ok(World {
+            server,
+            gateway,
+            authority,
+            endpoints: JoinSet::new(),
+            next_ip: 10,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    pub(crate) fn client_as_node(&self) -> kube::Client {
+        self.server.client_of(Identity::new(format!("system:node:{NODE}"), &["system:nodes"]))
     }
 
     pub(crate) fn client(&self) -> kube::Client {

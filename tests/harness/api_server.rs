@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -14,7 +15,10 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair,
+    PKCS_ECDSA_P256_SHA256, date_time_ymd,
+};
 use skep_apiserver::{
     AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
@@ -63,6 +67,17 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, user);
         params.distinguished_name.push(DnType::OrganizationName, group);
         Ok(Pem { certificate: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
+    }
+}
+
+impl Authority {
+    /// Signs a request, in DER, for a time that begins now; returns the certificate in PEM.
+    pub fn sign_request(&self, request: &[u8], lifetime: Duration) -> Result<String> {
+        let mut request = CertificateSigningRequestParams::from_der(&request.into())?;
+        let now = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        (request.params.not_before, request.params.not_after) = (now, now + lifetime);
+        request.params.use_authority_key_identifier_extension = true;
+        Ok(request.signed_by(&self.issuer)?.pem())
     }
 }
 

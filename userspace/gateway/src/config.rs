@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::acme::Challenges;
 use crate::certificate::Certificate;
 use crate::counters::RouteCounters;
 use crate::filters::{Cors, Filters, Redirect};
@@ -23,6 +24,8 @@ pub struct Config {
     pub backends: Vec<Arc<Backend>>,
     /// Of all routes, for `/metrics`.
     pub counters: Vec<Arc<RouteCounters>>,
+    /// They are answered before any route.
+    pub challenges: Arc<Challenges>,
 }
 
 /// The requests at one port.

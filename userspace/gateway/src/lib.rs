@@ -4,6 +4,7 @@
 //! rules there are. [`config`] is what an API is translated to, [`ingress`] translates Ingress v1, and [`Gateway`]
 //! puts it in force.
 
+pub mod acme;
 pub mod certificate;
 pub mod config;
 pub mod counters;

@@ -36,7 +36,7 @@ pub use config::NetworkConfig;
 pub use dns::{DnsSubscriptions, NodeDns, SettingsSource};
 pub use error::NetworkError;
 pub use flows::{FlowLog, FlowLogLevel};
-pub use gateway::{GatewaySubscriptions, NodeGateway, publish_gateways};
+pub use gateway::{Acme, AcmeError, AcmeSettings, GatewaySubscriptions, NodeGateway, publish_gateways};
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;
 pub use kernel::KernelNetwork;

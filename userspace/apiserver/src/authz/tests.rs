@@ -54,7 +54,7 @@ fn the_table_has_every_line_understood() {
     let objects = default_objects();
     let count = |kind: &str| objects.iter().filter(|object| object["kind"] == kind).count();
     assert!(count("ClusterRole") > 30, "{}", count("ClusterRole"));
-    assert_eq!(count("RoleBinding"), 9);
+    assert_eq!(count("RoleBinding"), 10);
     for object in &objects {
         if let Some(rules) = object["rules"].as_array() {
             assert!(!rules.is_empty() || object.get("aggregationRule").is_some(), "{object}");
@@ -139,6 +139,13 @@ fn a_node_reads_what_its_pods_refer_to() {
     assert!(get(&authorizer, "system:node:n1", "configmaps", "by-volume"));
     assert!(!get(&authorizer, "system:node:n1", "secrets", "another"));
     assert!(!get(&authorizer, "system:node:n2", "secrets", "by-env"));
+    let challenges = |verb| Attributes {
+        namespace: "kube-system",
+        name: "skep-acme-challenges",
+        ..request("system:node:n2", &nodes, verb, "configmaps")
+    };
+    assert!(decide(&authorizer, &challenges("watch")).allowed());
+    assert!(!decide(&authorizer, &challenges("update")).allowed());
     let token = request("system:node:n1", &nodes, "create", "serviceaccounts:token");
     let token = Attributes { namespace: "default", name: "builder", ..token };
     assert!(decide(&authorizer, &token).allowed());

@@ -9,6 +9,7 @@ use super::grants::{Referrer, namespace_of};
 use super::hosts::pattern;
 use super::kinds::{FromNamespaces, GROUP, Gateway, ListenerSet, ListenerSpec, ObjectRef};
 use super::objects::{CONTROLLER, Key, Objects};
+use crate::acme::Request;
 use crate::certificate::Certificate;
 use crate::ingress::states::{SecretState, SecretStates};
 use crate::routing::HostPattern;
@@ -26,7 +27,7 @@ impl Owner {
         key
     }
 
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Owner::Gateway(_) => "Gateway",
             Owner::ListenerSet(_) => "ListenerSet",
@@ -47,6 +48,8 @@ pub(super) struct Listener {
     pub(super) is_reachable: bool,
     pub(super) resolved: Result<(), Fault>,
     pub(super) certificates: Vec<Arc<Certificate>>,
+    /// Its certificate is ordered: challenges have to be answered before there is one.
+    pub(super) is_ordered: bool,
     pub(super) attached: u32,
 }
 
@@ -63,7 +66,7 @@ impl Listener {
 
     /// Whether it has all that a connection needs. One whose last certificate still serves does, too.
     pub(super) fn serves(&self) -> bool {
-        let has_certificate = !terminates(&self.spec) || !self.certificates.is_empty();
+        let has_certificate = !terminates(&self.spec) || !self.certificates.is_empty() || self.is_ordered;
         self.is_open() && self.is_reachable && has_certificate
     }
 
@@ -174,9 +177,18 @@ impl Objects {
             is_reachable: true,
             resolved: kinds_verdict.and(certificates_verdict),
             certificates,
+            is_ordered: self.is_ordered(&owner),
             attached: 0,
             owner,
         }
+    }
+
+    fn is_ordered(&self, owner: &Owner) -> bool {
+        let meta = match owner {
+            Owner::Gateway(key) => self.gateways.get(key).map(|gateway| &gateway.metadata),
+            Owner::ListenerSet(key) => self.listener_sets.get(key).map(|set| &set.metadata),
+        };
+        meta.is_some_and(|meta| Request::parse(meta).is_some())
     }
 
     fn certificates(
@@ -278,7 +290,7 @@ impl Objects {
 }
 
 /// Whether TLS ends here.
-fn terminates(spec: &ListenerSpec) -> bool {
+pub(super) fn terminates(spec: &ListenerSpec) -> bool {
     match spec.protocol.as_str() {
         "HTTPS" => true,
         "TLS" => spec.tls.as_ref().is_none_or(|tls| tls.mode.as_deref() != Some("Passthrough")),

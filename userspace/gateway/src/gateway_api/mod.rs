@@ -4,6 +4,7 @@
 //! A reference that leads nowhere answers 500 for its part of the requests, and is a condition of its route. Conflicts are decided by
 //! age, then by name.
 
+mod acme;
 mod attached;
 mod backends;
 mod conditions;

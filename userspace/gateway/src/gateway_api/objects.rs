@@ -11,6 +11,7 @@ use super::kinds::{
     ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
 };
 use super::published::Published;
+use crate::acme::Request;
 use crate::ingress::states::key_of;
 
 /// The `spec.controllerName` of the classes that the gateway serves.
@@ -67,6 +68,7 @@ macro_rules! objects {
                     && old.metadata.generation == object.metadata.generation
                     && old.metadata.uid == object.metadata.uid
                     && old.metadata.labels == object.metadata.labels
+                    && Request::parse(&old.metadata) == Request::parse(&object.metadata)
             };
             if !old.is_some_and(is_same) {
                 $change(self, &key);

@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::acme_facts::AcmeFacts;
 use super::annotations::{PREFIX, Settings, pattern};
 use super::problem::Problem;
 use crate::counters::RouteCounters;
@@ -32,6 +33,8 @@ pub(super) struct IngressFacts {
     pub(super) problems: Vec<Problem>,
     pub(super) status: BTreeSet<IpAddr>,
     pub(super) counters: Arc<RouteCounters>,
+    /// `None`: it asks for no certificates.
+    pub(super) acme: Option<Box<AcmeFacts>>,
     /// Ingresses without annotations of the gateway share them.
     pub(super) settings: Arc<Settings>,
     /// Of the settings, and at work since the Ingress had them first.
@@ -108,6 +111,7 @@ impl IngressFacts {
                 Some(old) => old.counters.clone(),
                 None => Arc::new(RouteCounters::new(format!("ingress/{key}"))),
             },
+            acme: AcmeFacts::parse(ingress),
             rate: kept.or_else(|| rates.map(|rates| Arc::new(RateLimit::new(rates)))),
             annotations,
             settings,

@@ -5,6 +5,8 @@
 //! that its requests do not go to a less specific rule. Of two equal rules, and of two certificates for a name, the older Ingress'
 //! is in force.
 
+mod acme;
+mod acme_facts;
 pub mod annotations;
 mod backends;
 mod certificates;
@@ -29,6 +31,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 pub use problem::Problem;
 
+use crate::acme::Challenges;
 use crate::certificate::{Certificate, CertificateError};
 use crate::config::{Backend, Config, Listener, Protocol, Routes};
 use crate::gateway_api::{self, Publication, StatusUpdate};
@@ -64,6 +67,7 @@ pub struct Index {
     secrets: SecretStates,
     /// Secrets of users.
     users: HashMap<Arc<str>, Users>,
+    challenges: Arc<Challenges>,
     units: Units,
     /// `None`: an Ingress with TLS or a Secret changed.
     certificates: Option<Certificates>,
@@ -94,6 +98,7 @@ impl Index {
             service_of_slice: HashMap::new(),
             secrets: HashMap::new(),
             users: HashMap::new(),
+            challenges: Arc::default(),
             units: Units::default(),
             certificates: None,
             gateway_api: gateway_api::Objects::default(),
@@ -250,6 +255,11 @@ impl Index {
         self.gateway_api.touch();
     }
 
+    /// What answers challenges of ACME.
+    pub fn apply_challenges(&mut self, challenges: Challenges) {
+        self.challenges = Arc::new(challenges);
+    }
+
     /// The Secrets that the gateway's Ingresses and Gateways name. Others are forgotten.
     pub fn secrets(&mut self) -> BTreeSet<Arc<str>> {
         let named = self.claimed().flat_map(|(key, facts)| {
@@ -281,7 +291,8 @@ impl Index {
         problems.dedup();
         let counters = self.claimed().map(|(_, facts)| facts.counters.clone()).collect();
         let listeners = self.listeners(&units.routes, &certificates);
-        let mut config = Config { listeners, backends, counters };
+        let challenges = self.challenges.clone();
+        let mut config = Config { listeners, backends, counters, challenges };
         let next_expiry = certificates.next_expiry;
         (self.units, self.certificates) = (units, Some(certificates));
         self.add_gateways(&mut config);

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, End};
 use super::head_scan::HeadScan;
 use super::seats::Seat;
+use super::streams::Hello;
 use super::{Gateway, Shared, forward, streams};
+use crate::acme::ALPN;
 use crate::config::{StreamRoute, TlsAction};
 use crate::counters::add;
 use crate::headers;
@@ -92,8 +94,8 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
         Entry::Tls { http, passes: false, .. } => serve_https(gateway, stream, client, http, stop).await,
         Entry::Tls { http, stream: of_streams, passes: true } => {
             let limit = gateway.0.limits.handshake_timeout;
-            let name = timeout(limit, streams::server_name(&stream)).await.ok().flatten();
-            match name.and_then(|name| action(&gateway.0, port, &name)) {
+            let hello = timeout(limit, streams::hello(&stream)).await.ok().flatten();
+            match hello.and_then(|hello| action(&gateway.0, port, &hello)) {
                 Some(TlsAction::Http) => serve_https(gateway, stream, client, http, stop).await,
                 Some(TlsAction::Passthrough(route)) => streams::pass(&gateway.0, stream, &route, stop).await,
                 Some(TlsAction::Terminate(route)) => match timeout(limit, of_streams.accept(stream)).await {
@@ -106,8 +108,13 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
     }
 }
 
-fn action(shared: &Shared, port: u16, name: &str) -> Option<TlsAction> {
+fn action(shared: &Shared, port: u16, hello: &Hello) -> Option<TlsAction> {
     let snapshot = shared.snapshot.load();
+    let Hello { name, validates } = hello;
+    // Other validations belong to the endpoints behind.
+    if *validates && snapshot.challenges.tls_alpn(name).is_some() {
+        return Some(TlsAction::Http);
+    }
     let servers = snapshot.listeners.get(&port)?.tls.as_ref()?;
     Some(servers.find(name).next()?.action.clone())
 }
@@ -120,8 +127,13 @@ async fn serve_https(
     stop: CancellationToken,
 ) {
     match timeout(gateway.0.limits.handshake_timeout, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => {
+        Ok(Ok(mut stream)) => {
             let (_, session) = stream.get_ref();
+            // The handshake is all that a validation wants (RFC 8737, 3).
+            if session.alpn_protocol() == Some(ALPN) {
+                let _ = timeout(gateway.0.limits.handshake_timeout, stream.shutdown()).await;
+                return;
+            }
             client.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
             let is_http_2 = session.alpn_protocol() == Some(b"h2");
             requests(gateway, stream, client, is_http_2, stop).await;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING,
     UPGRADE,
@@ -24,7 +25,7 @@ use super::response_body::ResponseBody;
 use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
 use super::{Gateway, Shared};
-use super::{mirror, switched};
+use super::{acme, mirror, switched};
 use crate::config::{Listener, Protocol, Route};
 use crate::filters::{Cors, Filters, Rewrite};
 use crate::headers::{self, Origin};
@@ -129,6 +130,8 @@ impl From<Denied> for Refusal {
 enum Decision {
     /// The gateway answers: a redirect, or whether another origin is allowed.
     Own(StatusCode, HeaderMap),
+    /// What validates the host for ACME.
+    Challenge(Arc<str>),
     Onward(Box<Onward>),
 }
 
@@ -218,7 +221,10 @@ pub(super) async fn answer(
         false => decide(&shared, &client, &mut head, &mut record),
     };
     let answered = match decided {
-        Ok(Decision::Own(status, headers)) => Ok(Answered::Own(status, headers)),
+        Ok(Decision::Own(status, headers)) => Ok(Answered::Own(status, headers, Bytes::new())),
+        Ok(Decision::Challenge(text)) => {
+            Ok(Answered::Own(StatusCode::OK, HeaderMap::new(), Bytes::copy_from_slice(text.as_bytes())))
+        }
         Ok(Decision::Onward(onward)) => go_on(&shared, onward, body, switched, &state).await,
         Err(refusal) => Err(refusal),
     };
@@ -234,13 +240,7 @@ pub(super) async fn answer(
             let timeout = own.unwrap_or(shared.limits.stream_timeout);
             Response::from_parts(head, ResponseBody::endpoint(body, lease, timeout, Some(record), open))
         }
-        Ok(Answered::Own(status, headers)) => {
-            record.answered(status.as_u16(), None);
-            let mut response = Response::new(ResponseBody::text("", Some(record), open));
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
-            response
-        }
+        Ok(Answered::Own(status, headers, text)) => own_response(status, headers, text, record, open),
         Err(refusal) => refuse(&refusal, record, open),
     };
     if closes {
@@ -249,8 +249,22 @@ pub(super) async fn answer(
     response
 }
 
+fn own_response(
+    status: StatusCode,
+    headers: HeaderMap,
+    text: Bytes,
+    mut record: Record,
+    open: InProgress,
+) -> Response<ResponseBody> {
+    record.answered(status.as_u16(), None);
+    let mut response = Response::new(ResponseBody::text(text, Some(record), open));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
 enum Answered {
-    Own(StatusCode, HeaderMap),
+    Own(StatusCode, HeaderMap, Bytes),
     Endpoint(Response<EndpointBody>, Lease, Box<Onward>),
 }
 
@@ -267,6 +281,23 @@ impl Onward {
     }
 }
 
+/// The backend that the request is for, and its filters.
+fn draw(
+    snapshot: &Snapshot,
+    route: &Route,
+    policy: Option<&Prepared>,
+) -> Result<(Filters, Arc<Cluster>), Refusal> {
+    let no_backend = Refusal::NoBackend(route.unserved.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
+    let preference = policy.map(|policy| policy.preference).unwrap_or_default();
+    let drawn = snapshot.draw(route, preference).ok_or(no_backend)?;
+    let canary = policy.and_then(|policy| policy.canary());
+    let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
+    let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
+    let fallback = route.policy.as_ref().and_then(|policy| policy.fallback).filter(|_| cluster.is_empty());
+    let cluster = fallback.and_then(|fallback| snapshot.cluster(fallback)).unwrap_or(cluster);
+    Ok((drawn.filters.clone(), cluster))
+}
+
 /// Finds the route, and turns the head to the endpoint's.
 fn decide(
     shared: &Shared,
@@ -277,6 +308,11 @@ fn decide(
     let snapshot = shared.snapshot.load();
     let listener = snapshot.listeners.get(&client.port).ok_or(Refusal::NoRoute)?;
     let target = Target::read(head)?;
+    if !client.is_tls
+        && let Some(text) = acme::answer(&snapshot, &target, head)
+    {
+        return Ok(Decision::Challenge(text));
+    }
     check_server(listener, client, &target.host)?;
     let routes = listener.hosts.find(&target.host).next().ok_or(Refusal::NoRoute)?;
     let route = routes.find(&target.head(head)).map_err(|_| Refusal::NoRoute)?.clone();
@@ -293,17 +329,9 @@ fn decide(
     if let Some(own) = own_answer(&route, client, listener.public_port, &target, head) {
         return Ok(own);
     }
-    let no_backend = Refusal::NoBackend(route.unserved.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
-    let preference = policy.as_ref().map(|policy| policy.preference).unwrap_or_default();
-    let drawn = snapshot.draw(&route, preference).ok_or(no_backend)?;
-    let canary = policy.as_ref().and_then(|policy| policy.canary());
-    let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
-    let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
-    let fallback = route.policy.as_ref().and_then(|policy| policy.fallback).filter(|_| cluster.is_empty());
-    let cluster = fallback.and_then(|fallback| snapshot.cluster(fallback)).unwrap_or(cluster);
+    let (filters, cluster) = draw(&snapshot, &route, policy.as_deref())?;
     let is_grpc = headers::is_grpc(head.version, &head.headers);
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
-    let filters = drawn.filters.clone();
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
     let path = outgoing_path(&target, &route, rewrites)?;
     let client_authority = target.authority.to_owned();
@@ -441,7 +469,7 @@ async fn go_on(
     if let Some(mut policy) = onward.policy.take() {
         let own = policy.authenticate(shared, &mut onward.outgoing.headers).await?;
         if let Some((status, headers)) = own {
-            return Ok(Answered::Own(status, headers));
+            return Ok(Answered::Own(status, headers, Bytes::new()));
         }
         if let Some(max) = policy.policy.max_body_bytes {
             body.limit(max);

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Accepted, Entry};
 use super::{Gateway, tls};
+use crate::acme::ALPN;
 use crate::counters::add;
 
 const BACKLOG: u32 = 4_096;
@@ -100,7 +101,7 @@ impl Gateway {
             let config = config.map_err(|error| ListenError::Tls(port, error))?;
             Ok(TlsAcceptor::from(Arc::new(config)))
         };
-        let (http, stream_acceptor) = (acceptor(&[b"h2", b"http/1.1"])?, acceptor(&[])?);
+        let (http, stream_acceptor) = (acceptor(&[b"h2", b"http/1.1", ALPN])?, acceptor(&[])?);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

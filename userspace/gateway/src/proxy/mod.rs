@@ -3,6 +3,7 @@
 //! A request takes the configuration of its moment and keeps it until its end, so a change ends no connection and no request.
 
 mod access_log;
+mod acme;
 mod activity;
 mod connection;
 mod endpoint_body;

@@ -27,8 +27,8 @@ enum Source {
 }
 
 impl ResponseBody {
-    pub(super) fn text(text: &'static str, record: Option<Record>, open: InProgress) -> ResponseBody {
-        let text = Some(Bytes::from_static(text.as_bytes())).filter(|text| !text.is_empty());
+    pub(super) fn text(text: impl Into<Bytes>, record: Option<Record>, open: InProgress) -> ResponseBody {
+        let text = Some(text.into()).filter(|text| !text.is_empty());
         ResponseBody { source: Source::Text(text), record, open }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::upstream::{Janitor, Upstream};
+use crate::acme::Challenges;
 use crate::config::{Backend, Config, Listener, Route, RouteBackend};
 use crate::counters::RouteCounters;
 use crate::health::RetryBudget;
@@ -15,6 +16,7 @@ use crate::policy::{Preference, weight};
 pub(super) struct Snapshot {
     pub(super) listeners: BTreeMap<u16, Listener>,
     pub(super) counters: Vec<Arc<RouteCounters>>,
+    pub(super) challenges: Arc<Challenges>,
     clusters: Vec<Arc<Cluster>>,
     upstreams: HashMap<SocketAddr, Arc<Upstream>>,
 }
@@ -31,7 +33,7 @@ pub(super) struct Cluster {
 impl Snapshot {
     /// The snapshot that follows this one.
     pub(super) fn next(&self, config: &Config, janitor: &Arc<Janitor>) -> Snapshot {
-        let Config { listeners, backends, counters } = config;
+        let Config { listeners, backends, counters, challenges } = config;
         let known: HashMap<&str, &Arc<Cluster>> =
             self.clusters.iter().map(|cluster| (&*cluster.backend.name, cluster)).collect();
         let mut upstreams = HashMap::new();
@@ -50,7 +52,8 @@ impl Snapshot {
             }
         });
         let clusters = clusters.collect();
-        Snapshot { listeners: listeners.clone(), counters: counters.clone(), clusters, upstreams }
+        let (listeners, counters, challenges) = (listeners.clone(), counters.clone(), challenges.clone());
+        Snapshot { listeners, counters, challenges, clusters, upstreams }
     }
 
     /// Closes idle connections to endpoints that the new snapshot does not have. Requests on others go on.

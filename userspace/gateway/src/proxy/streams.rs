@@ -10,7 +10,7 @@ use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::snapshot::{Snapshot, drawn};
-use super::{Shared, switched};
+use super::{Shared, acme, switched};
 use crate::config::StreamRoute;
 use crate::counters::add;
 
@@ -61,8 +61,16 @@ async fn connect(shared: &Shared, snapshot: &Snapshot, route: &StreamRoute) -> O
     None
 }
 
-/// The name that a client asks for, without taking a byte from the socket. `None`: it is no ClientHello.
-pub(super) async fn server_name(stream: &TcpStream) -> Option<String> {
+/// What decides about a connection before its handshake.
+pub(super) struct Hello {
+    /// The name that the client asks for, in lower case.
+    pub(super) name: String,
+    /// It wants nothing but to validate the name.
+    pub(super) validates: bool,
+}
+
+/// Reads a ClientHello without taking a byte from the socket. `None`: it is none.
+pub(super) async fn hello(stream: &TcpStream) -> Option<Hello> {
     let mut buffer = vec![0; MAX_HELLO_BYTES];
     let mut known = 0;
     loop {
@@ -77,8 +85,9 @@ pub(super) async fn server_name(stream: &TcpStream) -> Option<String> {
         acceptor.read_tls(&mut &buffer[..count]).ok()?;
         match acceptor.accept() {
             Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().unwrap_or_default().to_ascii_lowercase();
-                return Some(name);
+                let hello = accepted.client_hello();
+                let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
+                return Some(Hello { name, validates: hello.alpn().is_some_and(acme::validates) });
             }
             Ok(None) if count < buffer.len() => {}
             Ok(None) | Err(_) => return None,

@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::Shared;
+use super::{Shared, acme};
 
 /// The configuration for a port. It stays the same while certificates change.
 pub(super) fn server_config(
@@ -41,6 +41,9 @@ impl ResolvesServerCert for Resolver {
         let snapshot = self.shared.snapshot.load();
         let servers = snapshot.listeners.get(&self.port)?.tls.as_ref()?;
         let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
+        if hello.alpn().is_some_and(acme::validates) {
+            return acme::certificate(&snapshot, &name);
+        }
         let certificates = &servers.find(&name).next()?.certificates;
         let serves = |key: &Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let mut keys = certificates.iter().map(|certificate| &certificate.key);

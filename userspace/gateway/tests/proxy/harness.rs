@@ -100,7 +100,12 @@ impl Routes {
         let secure =
             Listener { public_port: HTTPS, hosts, tls: Some(Arc::new(tls)), passes: false, stream: None };
         let backends = backends.collect();
-        Config { listeners: BTreeMap::from([(HTTP, plain), (HTTPS, secure)]), backends, counters }
+        Config {
+            listeners: BTreeMap::from([(HTTP, plain), (HTTPS, secure)]),
+            backends,
+            counters,
+            ..Config::default()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The data plane with real sockets: clients, the gateway, endpoints.
 
 mod abuse;
+mod acme;
 mod annotations;
 mod changes;
 mod endpoint;

@@ -3,6 +3,8 @@
 //! In: informers' events, the Secrets that Ingresses name, where the data plane listens. Out: its configuration. Nothing is applied
 //! until every kind was listed and each Secret was looked for; while the API server is away the last configuration stays in force.
 
+mod acme;
+mod challenges;
 mod publish;
 mod secrets;
 mod status;
@@ -14,12 +16,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
+use skep_gateway::acme::Challenges;
 use skep_gateway::ingress::{Index, Ports, Problem};
 use skep_gateway::{Bound, Gateway, NODE_CONDITION as CONDITION};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use acme::{Acme, AcmeError, AcmeSettings};
 pub use publish::publish_gateways;
 pub use updates::GatewaySubscriptions;
 
@@ -60,6 +64,7 @@ impl NodeGateway {
         let (problems_in, problems) = watch::channel(Vec::new());
         let (statuses_in, statuses) = watch::channel(BTreeMap::new());
         let (updates, nodes) = subscriptions.forward(sender, &stop);
+        let (challenges, following) = challenges::follow(node.clone());
         let engine = Engine {
             index: Index::new(ports),
             gateway,
@@ -74,7 +79,8 @@ impl NodeGateway {
         let reports = events::report(node, name.clone(), problems, |all, _| of_problems(all), stop.clone());
         let status = status::write(cluster, name, nodes, statuses);
         tokio::select! {
-            () = engine.run(messages, found) => {}
+            () = engine.run(messages, found, challenges) => {}
+            () = following => {}
             ((), (), ()) = async { tokio::join!(condition, reports, status) } => {}
             () = stop.cancelled() => {}
         }
@@ -97,7 +103,12 @@ struct Engine {
 }
 
 impl Engine {
-    async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut found: mpsc::Receiver<Found>) {
+    async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut found: mpsc::Receiver<Found>,
+        mut challenges: watch::Receiver<Challenges>,
+    ) {
         let mut due: Option<Instant> = None;
         let mut secrets_deadline: Option<Instant> = None;
         let mut last = Instant::now();
@@ -108,6 +119,9 @@ impl Engine {
                     None => return,
                 },
                 Some(found) = found.recv() => self.take_secret(found, seconds_now()),
+                Ok(()) = challenges.changed() => {
+                    self.index.apply_challenges(challenges.borrow_and_update().clone());
+                }
                 () = until(self.next_expiry), if self.next_expiry.is_some() => {}
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     (due, last) = (None, Instant::now());

@@ -12,14 +12,16 @@ use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
+use skep_gateway::acme::Requests;
 use skep_gateway::gateway_api::{
     CONTROLLER, Publication, StatusUpdate, definitions, is_older, key_of_value, kinds,
 };
 use skep_gateway::ingress::{Index, Ports};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::acme::Acme;
 use super::secrets::{Found, Secrets};
 use super::updates::{self, GatewaySubscriptions, Message};
 use crate::informers::Informers;
@@ -36,7 +38,7 @@ const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Installs the kinds and the class `skep`; then follows the cluster, and writes until the future is dropped.
-pub async fn publish_gateways(client: kube::Client) {
+pub async fn publish_gateways(client: kube::Client, acme: Acme) {
     while let Err(error) = install(&client).await {
         tracing::warn!(%error, "install the kinds of Gateway API failed; it is retried");
         tokio::time::sleep(RETRY_INTERVAL).await;
@@ -49,14 +51,16 @@ pub async fn publish_gateways(client: kube::Client) {
     let (found_in, found) = mpsc::channel(QUEUE_LENGTH);
     let (forwarding, nodes) = subscriptions.forward(sender, &stop);
     drop(nodes);
+    let (requests_in, requests) = watch::channel(Requests::default());
     let publisher = Publisher {
         index: Index::new(Ports::default()),
         secrets: Secrets::new(client.clone(), found_in),
         client: client.clone(),
         written: HashMap::new(),
         applied: HashMap::new(),
+        requests: requests_in,
     };
-    tokio::join!(informers.run(client, stop.clone()), publisher.run(messages, found));
+    tokio::join!(informers.run(client, stop.clone()), publisher.run(messages, found), acme.run(requests));
     drop(forwarding);
 }
 
@@ -114,6 +118,8 @@ struct Publisher {
     written: HashMap<(&'static str, Arc<str>), (Value, String)>,
     /// Services and slices as they were applied, by kind and key.
     applied: HashMap<(&'static str, Arc<str>), Value>,
+    /// Certificates to be ordered.
+    requests: watch::Sender<Requests>,
 }
 
 impl Publisher {
@@ -166,6 +172,12 @@ impl Publisher {
     async fn write(&mut self) -> bool {
         // What it serves is of no interest here.
         drop(self.index.compile(super::seconds_now()));
+        let asked = self.index.acme_requests();
+        self.requests.send_if_modified(|requests| {
+            let changed = *requests != asked;
+            *requests = asked;
+            changed
+        });
         let (publications, services, slices) = self.index.publications();
         let mut complete = true;
         for publication in &publications {

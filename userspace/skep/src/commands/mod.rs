@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod access;
+mod acme;
 pub(crate) mod agent;
 mod agent_gateway;
 mod agent_kubelet;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use skep_apiserver::{ApiServer, Config, Credentials, Identity, NODE_PORTS, ServiceNetwork};
 use skep_control::{Clients, LeaderElection, NodeNames};
+use skep_network::{Acme, AcmeSettings};
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 use skep_store::etcd::EtcdStore;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::access::AccessFlags;
+use super::acme::AcmeFlags;
 use super::audit::AuditFlags;
 use super::etcd::EtcdFlags;
 use super::{backup_server, duration};
@@ -61,6 +63,8 @@ pub(crate) struct Server {
     access: AccessFlags,
     #[command(flatten)]
     audit: AuditFlags,
+    #[command(flatten)]
+    acme: AcmeFlags,
     /// How long a node without heartbeats counts as ready
     #[arg(long, default_value = "50s", value_parser = duration)]
     node_monitor_grace_period: Duration,
@@ -118,7 +122,8 @@ pub(crate) async fn run(server: Server) -> Result<()> {
     super::raise_descriptor_limit();
     use_small_pages();
     let advertise = advertise::address(server.listen, server.advertise_address, &server.service_cidrs)?;
-    let server = Running { flags: server, advertise, identity: identity()? };
+    let acme = server.acme.settings()?;
+    let server = Running { flags: server, advertise, identity: identity()?, acme };
     let serving = serving_leaf(&server);
     let loaded = credentials::load(&server.flags.data_dir.join("pki"), &serving)?;
     let (current, following) = watch::channel(Arc::new(loaded));
@@ -155,6 +160,7 @@ struct Running {
     advertise: SocketAddr,
     /// Of this process among the servers of the cluster.
     identity: String,
+    acme: Option<AcmeSettings>,
 }
 
 impl Running {
@@ -300,6 +306,7 @@ async fn control(
 
 fn control_config(server: &Running, following: &Following) -> Result<skep_control::Config> {
     let pki = following.borrow().pki.clone();
+    let acme = server.acme.clone();
     Ok(skep_control::Config {
         leader_election: server.election(),
         node_grace: server.flags.node_monitor_grace_period,
@@ -311,14 +318,15 @@ fn control_config(server: &Running, following: &Following) -> Result<skep_contro
             servers: serving_leaf(server).names,
             recorded_since: Some(pki.recorded_since()?),
         },
-        others: vec![("gateways", Arc::new(gateways))],
+        others: vec![("gateways", Arc::new(move |clients: &Clients| gateways(clients, acme.clone())))],
         ..skep_control::Config::default()
     })
 }
 
-/// Statuses and Services of Gateway API.
-fn gateways(clients: &Clients) -> BoxFuture<()> {
-    Box::pin(skep_network::publish_gateways(clients.controller("gateway-controller")))
+/// Statuses and Services of Gateway API, and certificates.
+fn gateways(clients: &Clients, settings: Option<AcmeSettings>) -> BoxFuture<()> {
+    let acme = Acme { client: clients.controller("acme-controller"), settings };
+    Box::pin(skep_network::publish_gateways(clients.controller("gateway-controller"), acme))
 }
 
 /// Signs certificate requests: those for kubelets' serving certificates with the CA that only the API server trusts, and
