@@ -18,6 +18,7 @@ mod limits;
 pub mod policy;
 mod proxy;
 pub mod routing;
+pub mod staple;
 
 /// The condition of a Node whose gateway listens. A node that has it, in any state, has a gateway.
 pub const NODE_CONDITION: &str = "GatewayReady";

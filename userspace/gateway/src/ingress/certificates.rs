@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::facts::IngressFacts;
 use super::problem::Problem;
 use super::states::{SecretState, SecretStates};
+use crate::certificate::{Certificate, Stapled};
 use crate::config::{TlsAction, TlsServer};
 use crate::routing::{HostPattern, HostTable};
 
@@ -48,6 +49,19 @@ struct Builder {
 }
 
 impl Builder {
+    fn check_staple(&mut self, key: &Arc<str>, secret: &Arc<str>, certificate: &Certificate) {
+        match &certificate.staple {
+            None => {}
+            Some(Err(error)) => self.problems.push(Problem::bad_staple(key, secret, error)),
+            Some(Ok(stapled)) if stapled.not_after <= self.now => {
+                self.problems.push(Problem::staple_expired(key, secret, stapled.not_after));
+            }
+            Some(Ok(Stapled { not_after: at, .. })) => {
+                self.next_expiry = Some(self.next_expiry.map_or(*at, |next| next.min(*at)));
+            }
+        }
+    }
+
     fn add(&mut self, secrets: &SecretStates, key: &Arc<str>, facts: &IngressFacts) {
         for tls in &facts.tls {
             let Some(secret) = &tls.secret else { continue };
@@ -69,6 +83,7 @@ impl Builder {
                 at if at <= self.now => self.problems.push(Problem::expired(key, secret, at)),
                 at => self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at))),
             }
+            self.check_staple(key, secret, certificate);
             let server = match self.servers.entry(secret.clone()) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(free) => free.insert(Arc::new(TlsServer {

@@ -233,6 +233,10 @@ impl Index {
             let bytes = |name| data(name).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
             match Certificate::parse(bytes("tls.crt"), bytes("tls.key")) {
                 Ok(certificate) => {
+                    let certificate = match data("tls.ocsp-staple") {
+                        Some(response) => certificate.stapled(&response.0),
+                        None => certificate,
+                    };
                     match old.filter(|old| certificate.not_after <= now && old.not_after > now) {
                         Some(old) => {
                             SecretState::Bad(CertificateError::Expired(certificate.not_after), Some(old))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::annotations::Finding;
 use crate::certificate::CertificateError;
 use crate::routing::PathError;
+use crate::staple::StapleError;
 
 /// A part of an Ingress that has no effect, or answers 503.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,8 @@ enum Kind {
     NoSecret(Arc<str>),
     BadSecret(Arc<str>, String),
     Expired(Arc<str>, String),
+    /// The response of OCSP that a Secret has.
+    BadStaple(Arc<str>, String),
     BadPath(Box<str>, String),
     Duplicate(Box<str>, Arc<str>),
     Annotation(Finding),
@@ -66,6 +69,17 @@ impl Problem {
         Problem::new(ingress, Kind::Expired(secret.clone(), CertificateError::Expired(at).to_string()))
     }
 
+    pub(super) fn bad_staple(ingress: &Arc<str>, secret: &Arc<str>, error: &StapleError) -> Problem {
+        Problem::new(ingress, Kind::BadStaple(secret.clone(), error.to_string()))
+    }
+
+    /// `at`: in seconds since 1970.
+    pub(super) fn staple_expired(ingress: &Arc<str>, secret: &Arc<str>, at: i64) -> Problem {
+        let at = jiff::Timestamp::from_second(at).unwrap_or_default();
+        let error = format!("the OCSP response of tls.ocsp-staple counts until {at} only");
+        Problem::new(ingress, Kind::BadStaple(secret.clone(), error))
+    }
+
     pub(super) fn bad_path(ingress: &Arc<str>, path: &str, error: PathError) -> Problem {
         Problem::new(ingress, Kind::BadPath(path.into(), error.to_string()))
     }
@@ -100,6 +114,7 @@ impl Problem {
             Kind::NoSecret(_) => "SecretNotFound",
             Kind::BadSecret(..) => "InvalidCertificate",
             Kind::Expired(..) => "CertificateExpired",
+            Kind::BadStaple(..) => "InvalidStaple",
             Kind::BadPath(..) => "InvalidPath",
             Kind::Duplicate(..) => "DuplicateRule",
             Kind::Annotation(finding) => finding.reason(),
@@ -136,6 +151,9 @@ impl fmt::Display for Problem {
             }
             Kind::Expired(secret, error) => {
                 write!(out, "Secret {secret}: {error}; it is presented until the Secret has another one")
+            }
+            Kind::BadStaple(secret, error) => {
+                write!(out, "Secret {secret}: {error}; its certificate is presented without it")
             }
             Kind::BadPath(path, error) => write!(out, "path {path} matches no request: {error}"),
             Kind::Annotation(finding) => finding.fmt(out),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -46,7 +47,8 @@ impl ResolvesServerCert for Resolver {
         }
         let certificates = &servers.find(&name).next()?.certificates;
         let serves = |key: &Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let mut keys = certificates.iter().map(|certificate| &certificate.key);
+        let now = UnixTime::now().as_secs().cast_signed();
+        let mut keys = certificates.iter().map(|certificate| certificate.key_at(now));
         keys.clone().find(|key| serves(key)).or_else(|| keys.next()).cloned()
     }
 }
