@@ -69,17 +69,20 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    pub(super) fn insert(&mut self, key: &Arc<ClassKey>, pod: &Arc<Pod>, node: &Arc<str>) {
-        let tables = self.tables(key);
+    /// Returns the key that the pods of the class share, so that not each of them holds a copy of the labels.
+    pub(super) fn insert(&mut self, key: Arc<ClassKey>, pod: &Arc<Pod>, node: &Arc<str>) -> Arc<ClassKey> {
+        let tables = self.tables(&key);
         if !tables.contains_key(&key.namespace) {
             tables.insert(key.namespace.clone(), ClassTable::new());
         }
-        let Some(table) = tables.get_mut(&key.namespace) else { return };
+        let Some(table) = tables.get_mut(&key.namespace) else { return key };
+        let key = table.get_key_value(&key).map_or(key, |(shared, _)| shared.clone());
         let class =
             table.entry(key.clone()).or_insert_with(|| Class { sample: pod.clone(), nodes: BTreeMap::new() });
         let count = class.nodes.entry(node.clone()).or_default();
         count.all += 1;
         count.staying += usize::from(!meta::terminating(&pod.metadata));
+        key
     }
 
     pub(super) fn remove(&mut self, key: &Arc<ClassKey>, pod: &Pod, node: &str) {
@@ -154,13 +157,14 @@ mod tests {
             pod("p4", json!({"namespace": "b"})),
         ];
         let node: Arc<str> = "n1".into();
-        let placed: Vec<_> = pods.iter().map(|pod| (Arc::new(ClassKey::of(pod)), pod)).collect();
-        placed.iter().for_each(|(key, pod)| classes.insert(key, pod, &node));
+        let insert = |pod: &Arc<Pod>| classes.insert(Arc::new(ClassKey::of(pod)), pod, &node);
+        let keys: Vec<_> = pods.iter().map(insert).collect();
+        assert!(Arc::ptr_eq(&keys[0], &keys[1]), "pods of one class share its key");
         assert_eq!(classes.within(None).count(), 3);
         assert_eq!(classes.within(Some("a")).count(), 2);
         let web = classes.within(Some("a")).find(|class| class.nodes[&node].all == 2).unwrap();
         assert_eq!(web.nodes[&node], Count { all: 2, staying: 1 });
-        placed.iter().for_each(|(key, pod)| classes.remove(key, pod, &node));
+        keys.iter().zip(&pods).for_each(|(key, pod)| classes.remove(key, pod, &node));
         assert!(classes.plain.is_empty() && classes.with_pod_affinity.is_empty());
     }
 }

@@ -204,11 +204,11 @@ impl Snapshot {
     }
 
     /// Puts a removed pod back.
-    pub(super) fn put_back(&mut self, key: Key, placed: PlacedPod, name: Arc<str>) {
+    pub(super) fn put_back(&mut self, key: Key, mut placed: PlacedPod, name: Arc<str>) {
         if let Some(owner) = owner_of(&placed.pod) {
             self.owners.entry(owner.to_owned()).or_default().insert(name.clone());
         }
-        self.classes.insert(&placed.class, &placed.pod, &name);
+        placed.class = self.classes.insert(placed.class, &placed.pod, &name);
         self.volumes.pod_placed(&placed.pod);
         self.nodes.entry(name.clone()).or_default().insert(key.clone(), placed);
         self.node_of.insert(key, name);
