@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode};
-use skep_gateway::http_1::{BodyReader, Malformed, Piece, ResponseHead};
+use skep_gateway::http_1::{BodyReader, HeadReader, Malformed, Piece};
 
 /// What was made of a response.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub fn endpoint_response(bytes: &[u8]) {
                 let taken = whole.as_ref().map_or(0, |whole| whole.body.len());
                 assert!(taken <= bytes.len());
             }
-            (Err(_), Err(_)) => {}
+            // A head that is cut may be malformed where it was not looked at yet.
+            (Err(_), Err(_) | Ok(None)) => {}
             (whole, in_pieces) => panic!("{whole:?} as a whole, {in_pieces:?} in pieces"),
         }
     }
@@ -34,9 +35,9 @@ pub fn endpoint_response(bytes: &[u8]) {
 
 /// `None`: the head was cut.
 fn read<'a>(method: &Method, mut pieces: impl Iterator<Item = &'a [u8]>) -> Result<Option<Read>, Malformed> {
-    let mut input = BytesMut::new();
+    let (mut input, mut heads) = (BytesMut::new(), HeadReader::default());
     let head = loop {
-        if let Some(head) = ResponseHead::parse(&mut input, method)? {
+        if let Some(head) = heads.next(&mut input, method)? {
             break head;
         }
         match pieces.next() {

@@ -7,11 +7,13 @@ mod body_reader;
 mod chunk;
 mod fields;
 mod framing;
+mod head_reader;
 mod request_head;
 mod response_head;
 
 pub use body_reader::{BodyReader, Piece};
 pub use framing::Framing;
+pub use head_reader::HeadReader;
 pub(crate) use request_head::{Length, write_head};
 pub use response_head::{MAX_HEAD_BYTES, ResponseHead};
 

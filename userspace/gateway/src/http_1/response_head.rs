@@ -24,7 +24,7 @@ pub struct ResponseHead {
 
 impl ResponseHead {
     /// Takes the head of the response to a request with this method from what came. `None`: it is not here as a whole.
-    pub fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Malformed> {
+    pub(super) fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Malformed> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();

@@ -25,9 +25,9 @@ fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
 
 /// Reads a response that comes in pieces, and then the end of the connection. `None`: it was cut.
 fn read(method: &Method, pieces: &[&[u8]]) -> Result<Option<Whole>, Malformed> {
-    let (mut input, mut pieces) = (BytesMut::new(), pieces.iter());
+    let (mut input, mut pieces, mut heads) = (BytesMut::new(), pieces.iter(), HeadReader::default());
     let head = loop {
-        if let Some(head) = ResponseHead::parse(&mut input, method)? {
+        if let Some(head) = heads.next(&mut input, method)? {
             break head;
         }
         match pieces.next() {

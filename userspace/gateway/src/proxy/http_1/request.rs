@@ -11,7 +11,7 @@ use super::body::Http1Body;
 use super::connection::Connection;
 use super::upload::Upload;
 use super::{Http1Error, ReadError};
-use crate::http_1::ResponseHead;
+use crate::http_1::{HeadReader, ResponseHead};
 
 /// Interim responses (RFC 9110, 15.2) before a final one.
 const MAX_INTERIM: usize = 16;
@@ -30,7 +30,13 @@ pub(in super::super) async fn send(
 ) -> Result<Response<Http1Body>, Box<Failed>> {
     let (head, body) = request.into_parts();
     let upload = Upload::new(&head, body);
-    let mut exchange = Exchange { connection, upload, progress: Progress::Uploads, interim: 0 };
+    let mut exchange = Exchange {
+        connection,
+        upload,
+        progress: Progress::Uploads,
+        heads: HeadReader::default(),
+        interim: 0,
+    };
     match poll_fn(|context| exchange.poll(context, &head.method)).await {
         Ok(head) => Ok(exchange.respond(head)),
         Err(error) => {
@@ -44,6 +50,7 @@ struct Exchange {
     connection: Connection,
     upload: Upload,
     progress: Progress,
+    heads: HeadReader,
     interim: usize,
 }
 
@@ -84,7 +91,7 @@ impl Exchange {
     ) -> Poll<Result<ResponseHead, ReadError>> {
         loop {
             while !self.connection.input.is_empty() {
-                let Some(head) = ResponseHead::parse(&mut self.connection.input, method)? else { break };
+                let Some(head) = self.heads.next(&mut self.connection.input, method)? else { break };
                 if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
