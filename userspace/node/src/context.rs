@@ -24,6 +24,7 @@ use crate::events::Recorder;
 use crate::eviction::signals::Shortage;
 use crate::images::{CredentialProviders, PullRecords};
 use crate::plan::NodeView;
+use crate::probe_counts::ProbeCounts;
 use crate::server::access::Access;
 use crate::services::Services;
 use crate::static_pods::Mirrors;
@@ -74,6 +75,8 @@ pub(crate) struct NodeContext {
     pub(crate) streaming_idle_timeout: Duration,
     /// The tunnels to API servers, for their counts.
     pub(crate) tunnels: Option<Keeper>,
+    /// The results of probes.
+    pub(crate) probes: ProbeCounts,
     /// Panics of pods' workers and their actions.
     pub(crate) panics: AtomicU64,
     pub(crate) others: OtherParts,

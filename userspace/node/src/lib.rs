@@ -22,6 +22,7 @@ mod logs;
 pub mod names;
 pub mod objects;
 pub mod plan;
+mod probe_counts;
 mod prober;
 pub mod register;
 pub mod rejection;
@@ -269,6 +270,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
         providers: facts.pulls.1,
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
         tunnels: facts.keeper,
+        probes: probe_counts::ProbeCounts::default(),
         panics: AtomicU64::new(0),
         others: facts.others,
         access: server::access::Access::new(name, client),

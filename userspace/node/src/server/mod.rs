@@ -13,9 +13,11 @@ mod flows;
 mod idle;
 mod logs;
 mod metrics;
+mod probe_metrics;
 mod proxy;
 mod query;
 mod resource_metrics;
+mod run;
 mod running_pods;
 mod spdy;
 mod summary;
@@ -186,11 +188,19 @@ async fn route(context: &Arc<NodeContext>, request: Request<Incoming>) -> Respon
             Some(pod) => checkpoint::serve(context, request.method(), &pod, container, &query).await,
             None => no_pod(namespace, pod),
         },
+        ["run", namespace, pod, rest @ ..] if matches!(rest.len(), 1 | 2) => {
+            let container = rest.last().copied().unwrap_or_default();
+            match context.pod(namespace, pod) {
+                Some(pod) => run::serve(context, request.method(), &pod, container, &query).await,
+                None => no_pod(namespace, pod),
+            }
+        }
         ["pods"] => json(&serde_json::json!({
             "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": context.pods(),
         })),
         ["metrics"] => metrics::metrics(context),
         ["metrics", "resource"] => resource_metrics::serve(context).await,
+        ["metrics", "probes"] => probe_metrics::serve(&context.probes),
         ["metrics", "cadvisor"] => cadvisor::serve(context).await,
         ["flows"] => flows::serve(context, request.uri().query().unwrap_or_default()),
         ["stats", "summary"] => summary::serve(context, &query).await,

@@ -182,7 +182,8 @@ async fn relay(
 }
 
 /// The id of the newest container of that name; an answer with the error when it does not run.
-fn running_container(pod: &Pod, name: &str) -> Result<String, Box<Response<Body>>> {
+/// The id of a container that runs, or the answer that says why there is none.
+pub(super) fn running_container(pod: &Pod, name: &str) -> Result<String, Box<Response<Body>>> {
     let status = pod.status.as_ref().and_then(|s| crate::plan::status::known(s, name));
     let Some(status) = status else {
         let pod = pod.metadata.name.as_deref().unwrap_or_default();

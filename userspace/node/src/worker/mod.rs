@@ -149,6 +149,7 @@ impl Worker {
                 self.settle(&plan.status);
                 if plan.finished {
                     self.context.show_pod(&self.uid, None);
+                    self.context.probes.forget(&self.uid);
                     self.context.set_owned(&self.uid, std::iter::empty());
                     return true;
                 }

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Job`] and its action. Out: calls to the runtime and the API server, events, the [`Outcome`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -14,6 +14,7 @@ use super::kill::kill;
 use crate::cri;
 use crate::names;
 use crate::plan::{Action, Outcome, specs};
+use crate::probe_counts::CountedProbe;
 use crate::prober::{self, ProbeResult, Target};
 use crate::resources;
 use crate::volumes::VolumeWatch;
@@ -191,7 +192,11 @@ async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) ->
         return Outcome::Done;
     };
     let target = Target { container, id, ip: job.ips.first().copied() };
+    let began = Instant::now();
     let ProbeResult { success, output } = prober::probe(&job.context.cri, settings, &target).await;
+    let (pod, namespace, uid) = names::of(&job.pod);
+    let key = CountedProbe { namespace, pod, uid, container: name.to_owned(), kind };
+    job.context.probes.record(key, success, began.elapsed());
     if !success {
         let message = format!("{} probe failed: {output}", kind.name());
         job.context.events.pod(&job.pod, Some(name), true, "Unhealthy", message);

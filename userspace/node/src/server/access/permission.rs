@@ -21,7 +21,7 @@ impl Permission {
                 Some("pods" | "runningpods") => (&["pods", "proxy"], false),
                 Some("healthz") => (&["healthz", "proxy"], false),
                 Some("configz") => (&["configz", "proxy"], false),
-                Some("exec" | "attach" | "portForward") => (&["proxy"], true),
+                Some("exec" | "attach" | "portForward" | "run") => (&["proxy"], true),
                 _ => (&["proxy"], false),
             };
         // A WebSocket begins as a GET, and does what a POST does: reading is no permission to run commands.
@@ -60,6 +60,7 @@ mod tests {
             ("GET", "/configz", "get", "configz proxy"),
             ("GET", "/containerLogs/ns/pod/main", "get", "proxy"),
             ("GET", "/exec/ns/pod/main", "create", "proxy"),
+            ("GET", "/run/ns/pod/main", "create", "proxy"),
             ("POST", "/exec/ns/pod/main", "create", "proxy"),
             ("GET", "/attach/ns/pod/main", "create", "proxy"),
             ("GET", "/portForward/ns/pod", "create", "proxy"),
