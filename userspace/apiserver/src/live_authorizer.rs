@@ -54,10 +54,8 @@ impl LiveAuthorizer {
         self.authorizer.write().apply(object);
     }
 
-    pub(crate) fn delete(&self, object: &Value) {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        let mut authorizer = self.authorizer.write();
-        authorizer.delete(kind, meta::namespace(object), meta::name(object));
+    pub(crate) fn delete(&self, kind: &Kind, namespace: &str, name: &str) {
+        self.authorizer.write().delete(&kind.kind, namespace, name);
     }
 
     /// Requests from now on are decided by these authorizers.

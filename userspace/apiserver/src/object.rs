@@ -60,8 +60,7 @@ impl Object {
 
     /// Stands for an object whose stored value cannot be read.
     fn unreadable(kind: &Kind, entry: &Entry, reason: &str) -> Object {
-        let path = entry.key.strip_prefix(&*prefix(kind)).unwrap_or(&entry.key);
-        let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+        let (namespace, name) = namespace_and_name(kind, &entry.key);
         let mut value = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.kind,
@@ -239,6 +238,12 @@ pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> String {
     } else {
         format!("{}{name}", prefix(kind))
     }
+}
+
+/// The namespace and the name in a key of [`key`]; the namespace of a cluster-wide kind is empty.
+pub(crate) fn namespace_and_name<'a>(kind: &Kind, key: &'a str) -> (&'a str, &'a str) {
+    let path = key.strip_prefix(&*prefix(kind)).unwrap_or(key);
+    path.split_once('/').unwrap_or(("", path))
 }
 
 #[cfg(test)]

@@ -155,53 +155,54 @@ impl Writer {
     }
 
     /// Reads the object that the call names in the version of `requested`, changes it and writes it. A write that another
-    /// writer outran starts again from the read. `change` gets the present object and returns the new one, in the kind
-    /// that is stored.
+    /// writer outran starts again from the read. `change` gets the present object, also decoded, and returns the new one, in
+    /// the kind that is stored.
     pub(crate) async fn guaranteed_update(
         &self,
         call: &Call,
         requested: &Kind,
         part: Part,
         options: &Options,
-        mut change: impl FnMut(&Object) -> Result<Value, Status> + Send,
+        mut change: impl FnMut(&Object, &Value) -> Result<Value, Status> + Send,
     ) -> Result<Object, Status> {
         let mut attempts = Attempts::default();
         loop {
             let old = self.storage.latest(requested, &call.target.namespace, &call.target.name).await?;
-            let new = change(&old)?;
-            let result = self.update(call, &old, new, part, options).await;
+            let before = old.restored(&call.target.kind);
+            let new = change(&old, &before)?;
+            let result = self.update(call, (&old, &before), new, part, options).await;
             if !attempts.retry(&result) {
                 return result;
             }
         }
     }
 
-    /// One attempt of an update: prepared, admitted, validated, stored.
+    /// One attempt of an update: prepared, admitted, validated, stored. The old object comes with what
+    /// [`Object::restored`] decodes.
     pub(crate) async fn update(
         &self,
         call: &Call,
-        old: &Object,
+        (old, before): (&Object, &Value),
         mut new: Value,
         part: Part,
         options: &Options,
     ) -> Result<Object, Status> {
         let kind = &call.target.kind;
-        let before = old.restored(kind);
-        keep_system_fields(&mut new, &before);
+        keep_system_fields(&mut new, before);
         kind.default(&mut new);
         if !options.applied {
-            field_manager::track(call, &before, &mut new);
+            field_manager::track(call, before, &mut new);
         }
-        let request = Request::update(call, &self.admission, &before, options.dry_run);
+        let request = Request::update(call, &self.admission, before, options.dry_run);
         if admission::mutate(&request, &mut new).await? {
             check_admitted(kind, &mut new)?;
             kind.default(&mut new);
         }
-        kind.prepare_update(&mut new, &before, part);
-        apply::keep_times(&before, &mut new);
+        kind.prepare_update(&mut new, before, part);
+        apply::keep_times(before, &mut new);
         let mut reservation = None;
         if part == Part::Main {
-            reservation = self.allocator.reserve(kind, &mut new, Some(&before), options.dry_run).await?;
+            reservation = self.allocator.reserve(kind, &mut new, Some(before), options.dry_run).await?;
         }
         let stored = self.store_changed(&request, old, &new, part).await;
         if let Some(reservation) = reservation {

@@ -1,7 +1,8 @@
 //! The node authorizer: a node may read secrets, config maps, claims and accounts that its pods refer to, the secrets of Ingresses
 //! that it may serve, and its own objects.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use skep_api::local_path::NODE_LABEL;
@@ -33,12 +34,16 @@ enum ReferenceKind {
 
 /// ReferenceKind, namespace and name.
 type Reference = (ReferenceKind, String, String);
+/// What a pod refers to; shared by pods that refer to the same.
+type References = Arc<BTreeSet<Reference>>;
 
 /// The objects that the pods of each node refer to, and those that Ingresses and Gateways do.
 #[derive(Debug, Default)]
 pub(super) struct NodeGraph {
     /// By namespace and name: the node and the references of a pod.
-    pods: HashMap<(String, String), (String, BTreeSet<Reference>)>,
+    pods: HashMap<(String, String), (String, References)>,
+    /// Each set of references in `pods`, once.
+    sets: HashSet<References>,
     /// By node: the number of pods that refer to each object.
     nodes: HashMap<String, HashMap<Reference, usize>>,
     pub(super) ingresses: IngressGraph,
@@ -56,7 +61,7 @@ impl NodeGraph {
         }
         let references = references(pod, namespace, name);
         let id = (namespace.to_owned(), name.to_owned());
-        if self.pods.get(&id).is_some_and(|(old_node, old)| old_node == node && *old == references) {
+        if self.pods.get(&id).is_some_and(|(old_node, old)| old_node == node && **old == references) {
             return;
         }
         self.delete_pod(namespace, name);
@@ -64,19 +69,33 @@ impl NodeGraph {
         for reference in &references {
             *counts.entry(reference.clone()).or_default() += 1;
         }
+        let references = self.shared(references);
         self.pods.insert(id, (node.to_owned(), references));
+    }
+
+    fn shared(&mut self, references: BTreeSet<Reference>) -> References {
+        if let Some(shared) = self.sets.get(&references) {
+            return shared.clone();
+        }
+        let references = Arc::new(references);
+        self.sets.insert(references.clone());
+        references
     }
 
     pub(super) fn delete_pod(&mut self, namespace: &str, name: &str) {
         let Some((node, references)) = self.pods.remove(&(namespace.to_owned(), name.to_owned())) else {
             return;
         };
+        // Besides this one, `sets` has it.
+        if Arc::strong_count(&references) == 2 {
+            self.sets.remove(&references);
+        }
         let Some(counts) = self.nodes.get_mut(&node) else { return };
-        for reference in references {
-            match counts.get_mut(&reference) {
+        for reference in references.iter() {
+            match counts.get_mut(reference) {
                 Some(count) if *count > 1 => *count -= 1,
                 _ => {
-                    counts.remove(&reference);
+                    counts.remove(reference);
                 }
             }
         }
@@ -249,9 +268,6 @@ fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
             found.insert((kind, namespace.to_owned(), name.to_owned()));
         }
     };
-    let list = |value: &'_ Value, pointer: &str| -> Vec<Value> {
-        value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
     let account = pod.pointer("/spec/serviceAccountName");
     add(ReferenceKind::ServiceAccount, Some(account.unwrap_or(&Value::from("default"))));
     for secret in list(pod, "/spec/imagePullSecrets") {
@@ -259,11 +275,11 @@ fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
     }
     for containers in ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"] {
         for container in list(pod, containers) {
-            for env in list(&container, "/env") {
+            for env in list(container, "/env") {
                 add(ReferenceKind::Secret, env.pointer("/valueFrom/secretKeyRef/name"));
                 add(ReferenceKind::ConfigMap, env.pointer("/valueFrom/configMapKeyRef/name"));
             }
-            for from in list(&container, "/envFrom") {
+            for from in list(container, "/envFrom") {
                 add(ReferenceKind::Secret, from.pointer("/secretRef/name"));
                 add(ReferenceKind::ConfigMap, from.pointer("/configMapRef/name"));
             }
@@ -278,7 +294,7 @@ fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
         {
             add(ReferenceKind::Claim, Some(&Value::from(format!("{name}-{of}"))));
         }
-        for source in list(&volume, "/projected/sources") {
+        for source in list(volume, "/projected/sources") {
             add(ReferenceKind::Secret, source.pointer("/secret/name"));
             add(ReferenceKind::ConfigMap, source.pointer("/configMap/name"));
         }
@@ -289,4 +305,52 @@ fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
         }
     }
     found
+}
+
+fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rights_stay_until_the_last_pod_that_gives_them_and_leave_nothing_behind() {
+        let pod = |name: &str, secret: &str| {
+            json!({
+                "kind": "Pod", "metadata": {"name": name, "namespace": "a"},
+                "spec": {"nodeName": "n", "imagePullSecrets": [{"name": secret}]},
+            })
+        };
+        let mut graph = NodeGraph::default();
+        [("x", "s"), ("y", "s"), ("z", "t")]
+            .iter()
+            .for_each(|(name, secret)| graph.apply_pod(&pod(name, secret)));
+        assert_eq!(graph.sets.len(), 2, "equal sets of references are one");
+        let groups = [GROUP.to_owned()];
+        let reads = |graph: &NodeGraph, name: &str| {
+            let (user, verb, resource) = ("system:node:n", "get", "secrets");
+            let request = Attributes {
+                user,
+                groups: &groups,
+                verb,
+                resource,
+                namespace: "a",
+                name,
+                ..Attributes::default()
+            };
+            graph.authorize(&request, &RbacRules::default()).allowed()
+        };
+        graph.delete_pod("a", "x");
+        assert!(reads(&graph, "s") && reads(&graph, "t"));
+        graph.apply_pod(&pod("y", "t"));
+        assert!(!reads(&graph, "s") && reads(&graph, "t"));
+        graph.delete_pod("a", "y");
+        graph.delete_pod("a", "z");
+        assert!(!reads(&graph, "t"));
+        assert!(graph.sets.is_empty() && graph.nodes.is_empty() && graph.pods.is_empty());
+    }
 }

@@ -26,8 +26,9 @@ pub(crate) use watchers::Trigger;
 use crate::definitions;
 use crate::live_authorizer::{LiveAuthorizer, matters};
 use crate::lock::RwLock;
-use crate::object::{Object, key, prefix};
+use crate::object::{Object, key, namespace_and_name, prefix};
 use table::{CachedKind, Defined, Table};
+use watchers::NODE_NAME;
 
 const ROOT: &str = "/registry/";
 /// Entries read at once while the caches are filled: these are in memory twice, as stored and as sent.
@@ -147,9 +148,7 @@ impl Shared {
             for entry in entries {
                 let Some((prefix, cached)) = table.kind_of_key(&entry.key) else { continue };
                 let object = Object::from_entry(&cached.kind, entry);
-                if matters(&cached.kind) {
-                    self.authorizer.apply(&object.value());
-                }
+                self.authorize_by(&cached.kind, &object);
                 match objects.get_mut(prefix) {
                     Some(list) => list.push(Arc::new(object)),
                     None => drop(objects.insert(prefix.to_owned(), vec![Arc::new(object)])),
@@ -175,19 +174,31 @@ impl Shared {
         match event {
             Event::Put { entry, .. } => {
                 let object = Object::from_entry(&cached.kind, entry);
-                if matters(&cached.kind) {
-                    self.authorizer.apply(&object.value());
-                }
+                self.authorize_by(&cached.kind, &object);
                 cached.resource.put(Arc::new(object));
             }
             Event::Delete { revision, previous } => {
                 if matters(&cached.kind) {
-                    self.authorizer.delete(&Object::from_entry(&cached.kind, previous).value());
+                    let (namespace, name) = namespace_and_name(&cached.kind, &previous.key);
+                    self.authorizer.delete(&cached.kind, namespace, name);
                 }
                 cached.resource.delete(&previous.key, *revision);
             }
         }
         Ok(())
+    }
+
+    /// Gives and takes the rights that follow from an object.
+    fn authorize_by(&self, kind: &Kind, object: &Object) {
+        if !matters(kind) {
+            return;
+        }
+        // A pod without a node gives no rights. Each pod starts as one, so it is not decoded for that.
+        if kind.group.is_empty() && kind.kind == "Pod" && object.selectable.field(NODE_NAME).is_empty() {
+            let (namespace, name) = namespace_and_name(kind, &object.key);
+            return self.authorizer.delete(kind, namespace, name);
+        }
+        self.authorizer.apply(&object.value());
     }
 
     /// Rebuilds the kinds after a definition changed. Objects whose schema changed are read again.

@@ -16,7 +16,7 @@ use crate::object::prefix;
 /// Fewer watchers than this are not searched for closed ones.
 const MIN_SWEEP: usize = 64;
 /// The field by which kubelets select their pods; no built-in kind but Pod can be selected by it.
-const NODE_NAME: &str = "spec.nodeName";
+pub(super) const NODE_NAME: &str = "spec.nodeName";
 
 /// The narrowest condition of a selection that can be looked up. Every change that the selection can show meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

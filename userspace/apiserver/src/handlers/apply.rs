@@ -84,9 +84,10 @@ async fn change(
     config: &Value,
     options: &Options,
 ) -> Result<Object, Status> {
-    let new = merged(call, &old.restored(&call.target.kind), config, options)?;
+    let before = old.restored(&call.target.kind);
+    let new = merged(call, &before, config, options)?;
     check_preconditions(&call.target.kind, &new, old)?;
-    writer.update(call, old, new, call.part(), options).await
+    writer.update(call, (old, &before), new, call.part(), options).await
 }
 
 async fn create(writer: &Writer, call: &Call, config: &Value, options: &Options) -> Result<Object, Status> {

@@ -79,8 +79,8 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     if let Some(stored) = conversion::storage_kind(requested) {
         call.target.kind = stored.into();
     }
-    let change = |old: &Object| {
-        let before = conversion::from_storage(requested, old.restored(&call.target.kind));
+    let change = |old: &Object, before: &Value| {
+        let before = conversion::from_storage(requested, before.clone());
         let new = patched(&call, requested, form, &patch, before, &options)?;
         let new = conversion::to_storage(requested, new);
         check_preconditions(requested, &new, old)?;

@@ -31,7 +31,7 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
         errors.invalid(&at, &0.into(), "must be specified for an update");
         return Err(Status::invalid(kind, &call.target.name, &errors));
     }
-    let change = |old: &_| {
+    let change = |old: &_, _: &_| {
         check_preconditions(kind, &object, old)?;
         Ok(object.clone())
     };

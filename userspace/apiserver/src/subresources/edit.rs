@@ -115,8 +115,8 @@ pub(super) async fn edit(
     change: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
 ) -> Result<Object, Status> {
     let kind = &call.target.kind;
-    let change = |old: &Object| {
-        let new = change(&old.restored(kind))?;
+    let change = |old: &Object, before: &Value| {
+        let new = change(before)?;
         check_preconditions(kind, &new, old)?;
         Ok(new)
     };
