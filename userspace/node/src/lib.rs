@@ -219,6 +219,19 @@ fn room(allocatable: Allocatable, max_pods: u32) -> allocation::Room {
     allocation::Room { amounts, pods: max_pods.into() }
 }
 
+fn admission(
+    node: &str,
+    features: Features,
+    allowed_unsafe_sysctls: Vec<String>,
+) -> Result<Admission, NodeError> {
+    Ok(Admission {
+        node: node.to_owned(),
+        supplemental_groups_policy: features.supplemental_groups_policy,
+        app_armor: register::machine::app_armor(),
+        unsafe_sysctls: UnsafeSysctls::new(allowed_unsafe_sysctls)?,
+    })
+}
+
 fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Opened, NodeError> {
     let (name, root, ips) = facts.node;
     let allocatable = Allocatable {
@@ -226,12 +239,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
         memory: facts.capacity.allocatable_memory(),
         ephemeral_storage: facts.capacity.allocatable_disk(),
     };
-    let admission = Admission {
-        node: name.to_owned(),
-        supplemental_groups_policy: facts.features.supplemental_groups_policy,
-        app_armor: register::machine::app_armor(),
-        unsafe_sysctls: UnsafeSysctls::new(facts.limits.allowed_unsafe_sysctls)?,
-    };
+    let admission = admission(name, facts.features, facts.limits.allowed_unsafe_sysctls)?;
     let (changes_in, changes) = mpsc::unbounded_channel();
     let (registered, node_object) = watch::channel(None);
     let (shortages, shortages_out) = watch::channel(BTreeSet::new());
