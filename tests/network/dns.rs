@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use skep_abi::{ABI_VERSION, Flow, FlowKey};
 use skep_datapath::Options;
 use skep_dns::Dns;
-use skep_holder::Holder;
+use skep_holder::{Holder, Purpose};
 use skep_network::{
     DnsSubscriptions, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, Parts, Publisher,
     SettingsSource, Subscriptions, Telemetry,
@@ -68,7 +68,7 @@ impl Agent {
                 let settings = SettingsSource::new(&mut informers, DOMAIN, resolv_conf);
                 let dns = Dns::new(settings.defaults()?, tls, tokio::runtime::Handle::current());
                 let subscriptions = Subscriptions::new(&mut informers);
-                let holder = Holder::new(path, Box::new(start_holder));
+                let holder = Holder::new(path, Purpose::Dns, Box::new(start_holder));
                 let dns = NodeDns {
                     dns,
                     settings,
@@ -119,9 +119,8 @@ impl Drop for Agent {
 
 /// As a thread: the test's process is not the program that has the command. It ends with the process.
 fn start_holder(path: &Path) -> std::io::Result<()> {
-    let listener = skep_holder::listen(path)?;
-    let path = path.to_owned();
-    std::thread::spawn(move || skep_holder::hold(&listener, &path));
+    let holder = skep_holder::listen(path)?;
+    std::thread::spawn(move || holder.hold());
     Ok(())
 }
 

@@ -214,3 +214,41 @@ async fn the_node_shows_its_settings_and_what_runs_and_a_checkpoint_fails_as_the
     ensure!(node.api.get(&format!("/api/v1/nodes/{NODE}")).await?.is_some());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_without_streams_and_results_of_probes_are_counted() -> Result<()> {
+    let node = TestNode::start("runs").await?;
+    node.kubelet_is_up().await?;
+    let mut main = container("main", "touch /tmp/up; sleep 1000");
+    main["readinessProbe"] = json!({"exec": {"command": ["cat", "/tmp/up"]}, "periodSeconds": 1});
+    main["livenessProbe"] =
+        json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1000});
+    let path = node.run_pod("web", json!({"containers": [main]})).await?;
+    let is_ready =
+        |pod: Option<&Value>| pod.is_some_and(|pod| pod["status"]["containerStatuses"][0]["ready"] == true);
+    node.api.wait(&path, "a ready pod", is_ready).await?;
+    let pod = node.api.get(&path).await?.unwrap_or_default();
+    let run = async |method: &str, container: &str, command: &str| {
+        let path = format!("/run/default/web/{container}?cmd={command}");
+        let request = Request::builder().method(method).uri(path).header("host", "kubelet");
+        let response = node.kubelet(request.body(Empty::new())?, true).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    assert_eq!(run("POST", "main", "echo+a%20b").await?, (200, "a b\n".to_owned()));
+    let (status, why) = run("POST", "main", "ls+/none").await?;
+    ensure!(status == 500 && why.starts_with("command 'ls /none' exited with 1: "), "{status} {why}");
+    assert_eq!(run("POST", "none", "id").await?.0, 404);
+    assert_eq!(run("GET", "main", "id").await?.0, 405);
+    let uid = pod["metadata"]["uid"].as_str().context("a uid")?;
+    let labels = r#"container="main",namespace="default",pod="web""#;
+    let wanted = [("Liveness", "failed"), ("Readiness", "successful")].map(|(kind, result)| {
+        format!("prober_probe_total{{{labels},pod_uid=\"{uid}\",probe_type=\"{kind}\",result=\"{result}\"}}")
+    });
+    let (_, metrics) = node.kubelet_get("/metrics/probes").await?;
+    for sample in wanted {
+        ensure!(metrics.contains(&sample), "no {sample} in\n{metrics}");
+    }
+    Ok(())
+}

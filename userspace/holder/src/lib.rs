@@ -6,7 +6,7 @@
 mod message;
 mod process;
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-pub use message::MAX_SOCKETS;
-pub use process::{hold, listen};
+pub use message::{MAX_SOCKETS, Purpose};
+pub use process::{Process, listen};
 
 /// How long a new holder has until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,20 +28,23 @@ pub type Start = Box<dyn Fn(&Path) -> io::Result<()> + Send + Sync>;
 pub struct Holder {
     /// Its unix socket.
     path: PathBuf,
+    purpose: Purpose,
     start: Start,
 }
 
 impl Holder {
-    pub fn new(path: PathBuf, start: Start) -> Holder {
-        Holder { path, start }
+    /// The sockets of one purpose; holders of other purposes at the same path are the same process.
+    pub fn new(path: PathBuf, purpose: Purpose, start: Start) -> Holder {
+        Holder { path, purpose, start }
     }
 
     /// The sockets of an earlier agent; none without a holder.
     pub fn fetch(&self) -> Vec<OwnedFd> {
-        fetch(&self.path).unwrap_or_default()
+        self.ask_sockets().unwrap_or_default()
     }
 
-    /// Lets the holder have these sockets instead of those that it has. Starts it if it does not run. Without sockets it ends.
+    /// Lets the holder have these sockets instead of those that it has. Starts it if it does not run. Without sockets of any
+    /// purpose it ends.
     ///
     /// # Errors
     /// There are more than [`MAX_SOCKETS`], and what is held is kept; or the holder cannot be started or does not answer.
@@ -49,34 +52,33 @@ impl Holder {
         if sockets.len() > MAX_SOCKETS {
             return Err(io::Error::other(format!("a holder has at most {MAX_SOCKETS} sockets")));
         }
-        if replace(&self.path, sockets).is_ok() {
+        if self.replace(sockets).is_ok() {
             return Ok(());
         }
         (self.start)(&self.path)?;
         let end = Instant::now() + START_TIMEOUT;
         loop {
-            match replace(&self.path, sockets) {
+            match self.replace(sockets) {
                 Err(_) if Instant::now() < end => sleep(START_CHECK_INTERVAL).await,
                 result => return result,
             }
         }
     }
-}
 
-fn fetch(path: &Path) -> io::Result<Vec<OwnedFd>> {
-    let stream = connect(path)?;
-    message::send(&stream, message::FETCH, &[])?;
-    Ok(message::receive(&stream)?.1)
-}
+    fn ask_sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let stream = self.request(message::FETCH, &[])?;
+        Ok(message::receive(&stream)?.2)
+    }
 
-fn replace(path: &Path, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut stream = connect(path)?;
-    message::send(&stream, message::REPLACE, sockets)?;
-    stream.read_exact(&mut [0])
-}
+    fn replace(&self, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let stream = self.request(message::REPLACE, sockets)?;
+        message::receive(&stream).map(drop)
+    }
 
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
-    message::set_timeouts(&stream)?;
-    Ok(stream)
+    fn request(&self, request: u8, sockets: &[BorrowedFd<'_>]) -> io::Result<UnixStream> {
+        let stream = UnixStream::connect(&self.path)?;
+        message::set_timeouts(&stream)?;
+        message::send(&stream, request, self.purpose as u8, sockets)?;
+        Ok(stream)
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_dns::Sockets;
-use skep_holder::Holder;
+use skep_holder::{Holder, Purpose};
 
 use crate::node::{Node, SERVICE, SERVICE_IP, addresses};
 
@@ -11,10 +11,9 @@ use crate::node::{Node, SERVICE, SERVICE_IP, addresses};
 fn questions_between_two_servers_wait_in_the_held_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dns.sock");
-    let listener = skep_holder::listen(&path).unwrap();
-    let at = path.clone();
-    let holding = std::thread::spawn(move || skep_holder::hold(&listener, &at));
-    let holder = Holder::new(path, Box::new(|_| panic!("the holder runs")));
+    let process = skep_holder::listen(&path).unwrap();
+    let holding = std::thread::spawn(move || process.hold());
+    let holder = Holder::new(path, Purpose::Dns, Box::new(|_| panic!("the holder runs")));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut node = Node::new(Vec::new());
     let sockets = Sockets::bind([node.addr]).unwrap();

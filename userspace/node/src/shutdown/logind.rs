@@ -1,4 +1,4 @@
-//! systemd-logind over D-Bus: it delays a shutdown for as long as somebody holds a lock (org.freedesktop.login1(5)).
+//! systemd-logind over D-Bus: it delays a shutdown for as long as a lock is held (org.freedesktop.login1(5)).
 
 use zbus::zvariant::OwnedFd;
 

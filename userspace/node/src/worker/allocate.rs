@@ -57,7 +57,7 @@ impl Worker {
             Admission::check_pressure(pod, &self.context.shortages.borrow())?;
             let node = self.context.node_object.borrow().clone();
             let mut admitted = self.context.allocations.admit(&self.uid, pod, node.as_ref());
-            // Somebody may have changed the node's labels since.
+            // The node's labels may have changed since.
             if admitted.as_ref().is_err_and(|rejection| rejection.reason == "NodeAffinity") {
                 let nodes: Api<Node> = Api::all(self.context.client.clone());
                 let node = nodes.get(&self.context.node).await.ok();

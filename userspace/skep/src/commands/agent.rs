@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use skep_datapath::{FlowGroup, Options, ProgramLogLevel, SocketLb, Timeouts, Uplinks, XdpMode};
 use skep_dns::Dns;
+use skep_holder::Purpose;
 use skep_network::{
     DnsSubscriptions, FlowLog, FlowLogLevel, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns,
     Parts, Publisher, SettingsSource, Subscriptions, Telemetry,
@@ -479,7 +480,7 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     let listen = SocketAddr::new(address, agent.port);
     let mut config = AgentConfig::new(&agent.node, client, agent.data_dir.clone(), listen, tls);
     config.containerd_socket.clone_from(&agent.containerd);
-    config.runtime_holder = Some(Arc::new(hold_sockets::holder(&agent.cni_socket, "runtime.sock")));
+    config.runtime_holder = Some(Arc::new(hold_sockets::holder(&agent.cni_socket, Purpose::Runtime)));
     config.cgroup_parent.clone_from(&agent.cgroup_parent);
     config.node_ips.clone_from(&agent.node_ips);
     config.labels = agent.labels.iter().cloned().collect::<BTreeMap<_, _>>();
@@ -515,7 +516,7 @@ fn dns(agent: &Agent, informers: &mut Informers) -> Result<NodeDns> {
     let settings = SettingsSource::new(informers, &agent.cluster_domain, RESOLV_CONF);
     let tls = skep_dns::tls::client_config().context("set up TLS for DNS")?;
     let dns = Dns::new(settings.defaults()?, tls, tokio::runtime::Handle::current());
-    let holder = hold_sockets::holder(&agent.cni_socket, "dns.sock");
+    let holder = hold_sockets::holder(&agent.cni_socket, Purpose::Dns);
     let subscriptions = DnsSubscriptions::new(informers, &agent.node);
     Ok(NodeDns { dns, subscriptions, settings, holder: Some(holder) })
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use skep_holder::Holder;
+use skep_holder::{Holder, Purpose};
 
 #[derive(clap::Args)]
 pub(crate) struct HoldSockets {
@@ -17,14 +17,13 @@ pub(crate) struct HoldSockets {
 
 pub(crate) fn run(arguments: &HoldSockets) -> Result<()> {
     let socket = &arguments.socket;
-    let listener = skep_holder::listen(socket).with_context(|| format!("listen on {}", socket.display()))?;
-    skep_holder::hold(&listener, socket);
+    skep_holder::listen(socket).with_context(|| format!("listen on {}", socket.display()))?.hold();
     Ok(())
 }
 
-/// The holder that listens at this name beside the agent's CNI socket.
-pub(super) fn holder(cni_socket: &Path, name: &str) -> Holder {
-    Holder::new(cni_socket.with_file_name(name), Box::new(start))
+/// The holder that listens beside the agent's CNI socket.
+pub(super) fn holder(cni_socket: &Path, purpose: Purpose) -> Holder {
+    Holder::new(cni_socket.with_file_name("held.sock"), purpose, Box::new(start))
 }
 
 /// Starts this program as the holder, in a process group of its own: a signal to the agent's group does not end it.
