@@ -23,8 +23,9 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 use skep_apiserver::Identity;
 use skep_control::{SignError, SignRequest, Signer};
+use skep_test_servers::Etcd;
 use skep_tests::api_server::TestApiServer;
-use skep_tests::etcd::{Etcd, Pipe};
+use skep_tests::pipe::Pipe;
 use skep_tests::server_process::ServerProcess;
 use skep_tests::stepped_clock::SteppedClock;
 
@@ -190,8 +191,8 @@ fn load(client: Client, prefix: &'static str, stop: Arc<AtomicBool>) -> tokio::t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_writes_survive_the_leader_and_another_leads_within_its_lease() -> Result<()> {
-    let etcd = Etcd::start().await?;
-    let store = format!("--store=etcd=http://{}", etcd.address());
+    let etcd = Etcd::start()?;
+    let store = format!("--store=etcd={}", etcd.url());
     let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let first = ServerProcess::start(a.path(), &[&store]).await?;
     let of_first = first.client().await?;
@@ -253,14 +254,13 @@ fn logged_at(data: &Path, text: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_cut_off_from_the_store_stops_before_another_begins() -> Result<()> {
-    let etcd = Etcd::start().await?;
+    let etcd = Etcd::start()?;
     let pipe = Pipe::start(etcd.address()).await?;
     let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let first = ServerProcess::start(a.path(), &[&format!("--store=etcd=http://{}", pipe.address())]).await?;
     until("the first server leads", || async { Ok(logged_at(a.path(), "leading").is_some()) }).await?;
     copy_keys(a.path(), b.path())?;
-    let second =
-        ServerProcess::start(b.path(), &[&format!("--store=etcd=http://{}", etcd.address())]).await?;
+    let second = ServerProcess::start(b.path(), &[&format!("--store=etcd={}", etcd.url())]).await?;
     pipe.block();
     until("the second server leads", || async { Ok(logged_at(b.path(), "leading").is_some()) }).await?;
     let ended =
@@ -307,8 +307,8 @@ async fn state(client: &Client, name: &str) -> Result<(bool, Vec<String>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_step_of_the_leader_moves_no_lease_and_marks_no_node() -> Result<()> {
-    let (etcd, clock) = (Etcd::start().await?, SteppedClock::new()?);
-    let store = format!("--store=etcd=http://{}", etcd.address());
+    let (etcd, clock) = (Etcd::start()?, SteppedClock::new()?);
+    let store = format!("--store=etcd={}", etcd.url());
     let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let first = ServerProcess::start_with(a.path(), &[&store], clock.environment()?).await?;
     let of_first = first.client().await?;
@@ -350,8 +350,8 @@ async fn a_clock_step_of_the_leader_moves_no_lease_and_marks_no_node() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_keys_of_its_own_does_not_start_on_a_shared_store_and_says_what_to_copy() -> Result<()>
 {
-    let etcd = Etcd::start().await?;
-    let store = format!("--store=etcd=http://{}", etcd.address());
+    let etcd = Etcd::start()?;
+    let store = format!("--store=etcd={}", etcd.url());
     let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let first = ServerProcess::start(a.path(), &[&store]).await?;
     let refused = match ServerProcess::start(b.path(), &[&store]).await {

@@ -2,7 +2,7 @@
 
 #[expect(dead_code, reason = "the store's own tests use all of it")]
 #[path = "../../userspace/store/tests/common/mod.rs"]
-mod etcd;
+mod common;
 #[path = "../../userspace/store/tests/common/power.rs"]
 mod power;
 
@@ -211,7 +211,7 @@ async fn calls_of_the_api_are_linearizable_over_power_cuts() {
 /// The same on etcd, which is killed and started again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_the_api_are_linearizable_on_etcd() {
-    let ((mut etcd, store), counters) = (etcd::Etcd::start().await, Counters::default());
+    let ((mut etcd, store), counters) = (common::etcd().await, Counters::default());
     let store = Arc::new(store);
     let killed = async {
         while counters.value.load(Ordering::SeqCst) < 1_000 {
@@ -220,8 +220,8 @@ async fn calls_of_the_api_are_linearizable_on_etcd() {
         etcd.stop();
     };
     let (mut history, ()) = futures::join!(run_clients(store.clone(), &counters, 1_000), killed);
-    etcd.run();
-    etcd::until_ok(|| store.revision()).await;
+    etcd.run().unwrap();
+    common::until_ok(|| store.revision()).await;
     history.extend(run_clients(store, &counters, 100).await);
     assert_linearizable(&history);
 }

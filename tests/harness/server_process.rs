@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{File, read_to_string};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use skep_test_servers::free_address;
 use xtask::binaries::{self, Profile};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -115,8 +116,4 @@ impl Drop for ServerProcess {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use skep_test_servers::free_address;
 use skep_tests::node::{NODE, TestNode, container, phase};
 
 fn running(pod: Option<&Value>) -> bool {
@@ -334,7 +335,7 @@ async fn a_restart_of_the_runtime_disturbs_no_pod_and_loses_no_exit() -> Result<
 async fn hooks_run_and_probes_over_http_and_tcp_decide() -> Result<()> {
     let node = TestNode::start("probe").await?;
     let folder = tempfile::tempdir()?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_address()?.port();
     let mut main = container(
         "main",
         &format!("mkdir -p /www; echo ok > /www/ready; httpd -f -p 127.0.0.1:{port} -h /www"),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use skep_apiserver::Identity;
 use skep_network::Informers;
 use skep_node::{AgentConfig, Inputs, OtherParts, ServingTls};
+use skep_test_servers::free_address;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -165,8 +166,7 @@ impl TestNode {
         pause(&images.join("pause.tar"))?;
         let image = Image { name: IMAGE, command: &["/bin/sh"], files: &[], stop_signal: None };
         build(&image, &images.join("test.tar"))?;
-        // A port that was free a moment ago; the agent binds it next.
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let cgroup = Cgroup(format!("skep-{name}-{}", std::process::id()));
         let ca = Authority::new()?;
         let mut node = TestNode {

@@ -137,7 +137,7 @@ async fn an_altered_or_cut_backup_is_refused_before_anything_is_restored() {
 
 #[tokio::test]
 async fn a_backup_moves_between_the_stores() {
-    let (_etcd, etcd) = common::Etcd::start().await;
+    let (_etcd, etcd) = common::etcd().await;
     let stop = AtomicBool::new(false);
     let backup = async {
         for _ in 0..20 {
@@ -160,7 +160,7 @@ async fn a_backup_moves_between_the_stores() {
     let (made, summary) = archive(&embedded.pin().unwrap()).await;
     let used = backup::restore_etcd(Decoder::new(Cursor::new(&made)).unwrap(), &etcd, 0).await;
     assert!(matches!(used, Err(BackupError::Store(StoreError::Unavailable(_)))), "etcd is not empty");
-    let (_new, new) = common::Etcd::start().await;
+    let (_new, new) = common::etcd().await;
     let bump = 700;
     let fill = backup::restore_etcd(Decoder::new(Cursor::new(&made)).unwrap(), &new, bump).await.unwrap();
     assert!(fill.revision >= summary.manifest.revision + bump);

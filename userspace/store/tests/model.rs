@@ -280,7 +280,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 #[test]
 fn etcd_agrees_with_the_model() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (_etcd, store) = runtime.block_on(common::Etcd::start());
+    let (_etcd, store) = runtime.block_on(common::etcd());
     let config = Config { cases: 8, failure_persistence: None, ..Config::default() };
     let case = std::cell::Cell::new(0);
     let result = TestRunner::new(config).run(&steps(80), |history| {

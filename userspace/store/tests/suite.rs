@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Etcd, next_events};
+use common::next_events;
 use futures::future::join_all;
 use skep_store::embedded::EmbeddedStore;
 use skep_store::{Event, Expect, Store, StoreError, WatchItem};
@@ -227,7 +227,7 @@ async fn the_embedded_store_keeps_etcds_promises() {
 
 #[tokio::test]
 async fn etcd_keeps_its_promises() {
-    let (_etcd, store) = Etcd::start().await;
+    let (_etcd, store) = common::etcd().await;
     suite(&store).await;
     // etcd may send many events in one item; then the watcher is not dropped.
     a_watcher_that_sleeps_catches_up(&store).await;
@@ -235,7 +235,7 @@ async fn etcd_keeps_its_promises() {
 
 #[tokio::test]
 async fn an_etcd_that_stopped_is_unavailable_until_it_runs_again() {
-    let (mut etcd, store) = Etcd::start().await;
+    let (mut etcd, store) = common::etcd().await;
     let created = store.put("/away/a", bytes("1"), Expect::Any).await.unwrap();
     let mut watch = store.watch("/away/", created.modified - 1).await.unwrap();
     assert_eq!(next_events(&mut watch).await.len(), 1);
@@ -249,7 +249,7 @@ async fn an_etcd_that_stopped_is_unavailable_until_it_runs_again() {
     };
     assert!(matches!(ended, StoreError::Unavailable(_)), "{ended}");
     assert!(matches!(store.get("/away/a", None).await, Err(StoreError::Unavailable(_))));
-    etcd.run();
+    etcd.run().unwrap();
     common::until_ok(|| store.get("/away/a", None)).await;
     assert_eq!(store.get("/away/a", None).await.unwrap().0, Some(created.clone()));
     let mut watch = store.watch("/away/", created.modified).await.unwrap();

@@ -46,6 +46,7 @@ fn folder_of(dependency: &str) -> Option<String> {
     let folder = match dependency {
         "xtask" => "xtask".to_owned(),
         "skep-tests" => "tests".to_owned(),
+        "skep-test-servers" => "tests/servers".to_owned(),
         "skep-cni" => "cni".to_owned(),
         "skep-policy" => "policy".to_owned(),
         "skep-abi" => "ebpf/abi".to_owned(),

@@ -46,10 +46,9 @@ impl Node {
             index.apply_service(&serde_json::from_value(service).unwrap());
         });
         dns.listed();
-        // A port that is free for both protocols.
-        let addr = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (addr, sockets) = sockets();
         let mut node = Node { addr, dns, serving: None, _runtime: runtime };
-        node.serve(Sockets::bind([addr]).unwrap());
+        node.serve(sockets);
         node
     }
 
@@ -108,6 +107,15 @@ impl Client {
         self.send(name);
         self.receive().unwrap_or_else(|| panic!("{name} got no answer"))
     }
+}
+
+/// An address that is free for both protocols.
+fn sockets() -> (SocketAddr, Sockets) {
+    let bind = |_| {
+        let addr = skep_test_servers::free_address().ok()?;
+        Some((addr, Sockets::bind([addr]).ok()?))
+    };
+    (0..10).find_map(bind).expect("a port without a UDP socket of another test")
 }
 
 pub(crate) fn question(id: u16, name: &str) -> Vec<u8> {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use skep_test_servers::free_address;
 
-use crate::harness::{Process, Server, free_address, refusal};
+use crate::harness::{Process, Server, refusal};
 
 /// Writes `ca.crt`, and a certificate and key for each name.
 fn make_certificates(folder: &Path, names: &[&str]) {
@@ -33,7 +34,7 @@ fn make_certificates(folder: &Path, names: &[&str]) {
 
 /// A running etcd, and its URL.
 fn start_etcd(folder: &Path) -> (Process, String) {
-    let (address, peers) = (free_address(), format!("http://{}", free_address()));
+    let (address, peers) = (free_address().unwrap(), format!("http://{}", free_address().unwrap()));
     let url = format!("https://{address}");
     let mut command = Command::new("etcd");
     command.arg("--data-dir").arg(folder.join("etcd"));

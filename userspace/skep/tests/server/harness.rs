@@ -1,13 +1,13 @@
 //! Starts a server process in a folder and creates clients of it.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use skep_test_servers::free_address;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -26,18 +26,16 @@ pub(crate) struct Server {
     _process: Process,
 }
 
-/// A free local address.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 pub(crate) fn skep() -> Command {
     Command::new(env!("CARGO_BIN_EXE_skep"))
 }
 
 fn command(folder: &Path, args: &[String]) -> Command {
     let mut command = skep();
-    command.args(["server", "--listen", &free_address().to_string(), "--data-dir"]).arg(folder).args(args);
+    command
+        .args(["server", "--listen", &free_address().unwrap().to_string(), "--data-dir"])
+        .arg(folder)
+        .args(args);
     command.env("RUST_LOG", "info").stdin(Stdio::null());
     command
 }

@@ -1,63 +1,18 @@
-//! Shared by the tests of the stores: an etcd process, and the events of a watch.
+//! Shared by the tests of the stores: a store on a real etcd, and the events of a watch.
 
 use std::future::Future;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use skep_store::etcd::{EtcdOptions, EtcdStore};
 use skep_store::{Event, StoreError, Watch, WatchItem};
+use skep_test_servers::Etcd;
 
-/// An etcd on loopback; stopped on drop.
-pub(crate) struct Etcd {
-    child: Option<Child>,
-    client: String,
-    peer: String,
-    data: tempfile::TempDir,
-}
-
-impl Etcd {
-    pub(crate) async fn start() -> (Etcd, EtcdStore) {
-        let address = |port| format!("http://127.0.0.1:{port}");
-        let data = tempfile::tempdir().unwrap();
-        let mut etcd = Etcd { child: None, client: address(free_port()), peer: address(free_port()), data };
-        etcd.run();
-        let endpoints = [etcd.client.clone()];
-        let store = until_ok(|| EtcdStore::connect(&endpoints, EtcdOptions::default())).await;
-        (etcd, store)
-    }
-
-    /// Starts it; after `stop` with the same data.
-    pub(crate) fn run(&mut self) {
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(self.data.path())
-            .args(["--listen-client-urls", &self.client, "--advertise-client-urls", &self.client])
-            .args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer])
-            .args(["--initial-cluster", &format!("default={}", self.peer)])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd (package etcd-server)");
-        self.child = Some(child);
-    }
-
-    pub(crate) fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A store on an etcd of its own.
+pub(crate) async fn etcd() -> (Etcd, EtcdStore) {
+    let etcd = Etcd::start().unwrap();
+    let endpoints = [etcd.url()];
+    let store = until_ok(|| EtcdStore::connect(&endpoints, EtcdOptions::default())).await;
+    (etcd, store)
 }
 
 /// Repeats a call until etcd answers. There is no other signal that it is ready.
