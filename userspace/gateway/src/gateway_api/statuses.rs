@@ -101,7 +101,8 @@ impl Objects {
     }
 
     fn gateway_updates(&self, gateway: &GatewayListeners, now: &str, all: &mut Vec<StatusUpdate>) {
-        let object = &gateway.gateway;
+        // What was compiled may have an older status.
+        let object = self.gateways.get(&gateway.key).unwrap_or(&gateway.gateway);
         let generation = object.metadata.generation.unwrap_or_default();
         let addresses = self.addresses(gateway);
         let own: Vec<&Listener> = of_owner(gateway, &Owner::Gateway(gateway.key.clone()));
@@ -123,6 +124,7 @@ impl Objects {
         });
         differs(all, "Gateway", &gateway.key, &object.metadata, old, status);
         for (key, set, verdict) in &gateway.sets {
+            let set = self.listener_sets.get(key).unwrap_or(set);
             let own = of_owner(gateway, &Owner::ListenerSet(key.clone()));
             let generation = set.metadata.generation.unwrap_or_default();
             let conditions = set_conditions(verdict, &own, accepted);

@@ -141,6 +141,36 @@ fn of_now(changes: &[Change]) -> Index {
     index
 }
 
+/// A status that was written in the meantime is the one that the next one differs from.
+#[test]
+fn a_status_is_made_from_the_object_as_it_is_now() {
+    let mut index = index();
+    let key = "a/main";
+    let spec = json!({
+        "gatewayClassName": "skep", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
+    });
+    let mut object: Gateway = object(key, spec);
+    index.gateway_api().apply_gateway(&object);
+    let rules = json!([{"backendRefs": [{"name": "web", "port": 80}]}]);
+    for (round, is_attached) in [false, true, false, true].into_iter().enumerate() {
+        let version = format!("{}", round + 7);
+        object.metadata.resource_version = Some(version.clone());
+        index.gateway_api().apply_gateway(&object);
+        match is_attached {
+            true => {
+                http_route(&mut index, "a/one", json!({"parentRefs": [{"name": "main"}], "rules": rules}))
+            }
+            false => index.gateway_api().delete_http_route("a/one"),
+        }
+        index.compile(0);
+        let updates = index.status_updates(NOW);
+        let update = updates.into_iter().find(|update| update.kind == "Gateway").unwrap();
+        assert_eq!(update.status["listeners"][0]["attachedRoutes"], u8::from(is_attached));
+        assert_eq!(update.resource_version, version);
+        object.status = update.status;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
