@@ -144,7 +144,6 @@ records! {
     SessionSpec {
         session_name: Option<String>,
         absolute_timeout: Option<String>,
-        idle_timeout: Option<String>,
         r#type: Option<String>,
         cookie_config: Option<CookieSpec>,
     }

@@ -119,14 +119,9 @@ impl ParentVerdict {
     pub(super) fn conditions(
         &self,
         route: &Result<(), Fault>,
-        note: &str,
         resolved: &Result<(), Fault>,
     ) -> Vec<Condition> {
         let accepted = self.accepted.clone().and(route.clone());
-        let mut accepted = Condition::of("Accepted", &accepted);
-        if accepted.holds {
-            note.clone_into(&mut accepted.message);
-        }
-        vec![accepted, Condition::of("ResolvedRefs", resolved)]
+        vec![Condition::of("Accepted", &accepted), Condition::of("ResolvedRefs", resolved)]
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::attached::{Attached, Made, Place};
 use super::backends::{Backends, Resolver};
 use super::conditions::Fault;
-use super::kinds::{BackendRef, GrpcRoute, HttpRoute, SessionSpec, StreamRule};
+use super::kinds::{BackendRef, GrpcRoute, HttpRoute, StreamRule};
 use super::listeners::{GatewayListeners, age};
 use super::objects::{Key, Objects, RouteKey};
 use super::parents::{ParentVerdict, RouteHead};
@@ -42,8 +42,6 @@ pub(super) struct RouteResult {
     pub(super) parents: Vec<ParentVerdict>,
     /// Services that it leads to.
     pub(super) services: BTreeSet<Key>,
-    /// Fields of an accepted route that have no effect; empty: none.
-    pub(super) note: &'static str,
     pub(super) accepted: Result<(), Fault>,
     pub(super) resolved: Result<(), Fault>,
     pub(super) made: Made,
@@ -55,19 +53,6 @@ enum Rules<'a> {
     Http(&'a [crate::gateway_api::kinds::HttpRule]),
     Grpc(&'a [crate::gateway_api::kinds::GrpcRule]),
     Stream(&'a [StreamRule]),
-}
-
-impl Rules<'_> {
-    fn note(&self) -> &'static str {
-        let note = |session: &Option<SessionSpec>| session.as_ref().map(SessionSpec::note);
-        let mut notes: Vec<&'static str> = match self {
-            Rules::Http(rules) => rules.iter().filter_map(|rule| note(&rule.session_persistence)).collect(),
-            Rules::Grpc(rules) => rules.iter().filter_map(|rule| note(&rule.session_persistence)).collect(),
-            Rules::Stream(_) => Vec::new(),
-        };
-        notes.retain(|note| !note.is_empty());
-        notes.first().copied().unwrap_or_default()
-    }
 }
 
 struct Candidate<'a> {
@@ -174,7 +159,6 @@ impl Routing {
             created: candidate.created,
             parents,
             services,
-            note: candidate.rules.note(),
             accepted,
             resolved,
             made,

@@ -10,13 +10,10 @@ use super::conditions::Fault;
 use super::filters::{FRAMING, duration};
 use super::kinds::SessionSpec;
 use super::objects::Key;
-use crate::policy::{Balance, Policy, SessionCookie, hash};
+use crate::policy::{Balance, Policy, SessionCookie, SessionHeader, hash};
 
 /// They have another meaning.
 const TAKEN: [HeaderName; 5] = [AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE];
-const NO_IDLE_TIMEOUT: &str = "sessionPersistence.idleTimeout has no effect";
-const NO_ABSOLUTE_TIMEOUT: &str =
-    "sessionPersistence.absoluteTimeout has an effect on permanent cookies only";
 
 impl SessionSpec {
     fn is_header(&self) -> bool {
@@ -26,15 +23,6 @@ impl SessionSpec {
     fn is_permanent(&self) -> bool {
         let config = self.cookie_config.as_ref();
         config.and_then(|config| config.lifetime_type.as_deref()) == Some("Permanent")
-    }
-
-    /// Which of its fields have no effect; empty: none.
-    pub(super) fn note(&self) -> &'static str {
-        match (&self.idle_timeout, &self.absolute_timeout) {
-            (Some(_), _) => NO_IDLE_TIMEOUT,
-            (None, Some(_)) if self.is_header() || !self.is_permanent() => NO_ABSOLUTE_TIMEOUT,
-            (None, _) => "",
-        }
     }
 }
 
@@ -51,23 +39,24 @@ pub(super) fn policy(
     let bad = || Fault::new("UnsupportedValue", format!("{name} cannot be the name of a session"));
     // Cookies and headers have tokens as names (RFC 6265, 4.1.1; RFC 9110, 5.1).
     let header = HeaderName::from_str(&name).map_err(|_| bad())?;
+    let lifetime = spec.absolute_timeout.as_deref().map(duration).transpose()?;
     let balance = if spec.is_header() {
         if FRAMING.contains(&header) || TAKEN.contains(&header) {
             return Err(bad());
         }
-        Balance::Header(header)
+        Balance::Header(SessionHeader { name: header, lifetime })
     } else {
         let mut attributes = "; Path=/; HttpOnly".to_owned();
         if spec.is_permanent() {
-            let timeout = spec.absolute_timeout.as_deref().map(duration).transpose()?;
-            let timeout = timeout.ok_or_else(|| {
+            let lifetime = lifetime.ok_or_else(|| {
                 Fault::new("UnsupportedValue", "a permanent cookie of a session needs an absoluteTimeout")
             })?;
-            attributes.push_str(&format!("; Max-Age={}", timeout.as_secs()));
+            attributes.push_str(&format!("; Max-Age={}", lifetime.as_secs()));
         }
         Balance::Cookie(SessionCookie {
             name: name.as_str().into(),
             attributes: attributes.into(),
+            lifetime,
             ..SessionCookie::default()
         })
     };

@@ -147,7 +147,7 @@ impl Objects {
             let known =
                 known.find(|known| known["controllerName"] == CONTROLLER && known["parentRef"] == parent);
             let before = known.map_or(&Value::Null, |known| &known["conditions"]);
-            let conditions = verdict.conditions(&route.accepted, route.note, &route.resolved);
+            let conditions = verdict.conditions(&route.accepted, &route.resolved);
             parents.push(json!({
                 "parentRef": parent, "controllerName": CONTROLLER,
                 "conditions": stored(&conditions, before, generation, now),

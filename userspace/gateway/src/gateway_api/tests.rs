@@ -2,6 +2,8 @@
 
 mod changes;
 
+use std::time::Duration;
+
 use http::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -355,35 +357,8 @@ fn a_gateway_without_an_open_listener_has_no_service() {
 }
 
 #[test]
-fn an_accepted_route_says_which_fields_have_no_effect() {
-    for (session, message) in [
-        (json!({"type": "Cookie", "idleTimeout": "1h"}), "sessionPersistence.idleTimeout has no effect"),
-        (
-            json!({"type": "Header", "absoluteTimeout": "1h"}),
-            "sessionPersistence.absoluteTimeout has an effect on permanent cookies only",
-        ),
-        (json!({"absoluteTimeout": "1h", "cookieConfig": {"lifetimeType": "Permanent"}}), ""),
-        (json!({"type": "Header"}), ""),
-        (Value::Null, ""),
-    ] {
-        let mut index = index();
-        gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
-        let rules = json!([{"backendRefs": [{"name": "web", "port": 80}], "sessionPersistence": session}]);
-        http_route(&mut index, "a/one", json!({"parentRefs": [{"name": "main"}], "rules": rules}));
-        index.compile(0);
-        let updates = index.status_updates(NOW);
-        let route = updates.iter().find(|update| update.kind == "HTTPRoute").unwrap();
-        let accepted = &route.status["parents"][0]["conditions"][0];
-        assert_eq!(
-            (accepted["status"].as_str(), accepted["message"].as_str()),
-            (Some("True"), Some(message))
-        );
-    }
-}
-
-#[test]
 fn sessions_are_kept_by_a_cookie_or_a_header() {
-    use crate::policy::Balance;
+    use crate::policy::{Balance, SessionHeader};
     let balance = |session: Value| {
         let mut index = index();
         gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
@@ -395,21 +370,33 @@ fn sessions_are_kept_by_a_cookie_or_a_header() {
         route.ok_or_else(|| said(&index, "HTTPRoute", "/parents/0/conditions", "Accepted"))
     };
     let cookie = |session| match balance(session) {
-        Ok(Balance::Cookie(cookie)) => (cookie.name.to_string(), cookie.attributes.to_string()),
+        Ok(Balance::Cookie(cookie)) => {
+            (cookie.name.to_string(), cookie.attributes.to_string(), cookie.lifetime)
+        }
         other => panic!("{other:?}"),
     };
-    assert_eq!(cookie(json!({"sessionName": "S"})), ("S".to_owned(), "; Path=/; HttpOnly".to_owned()));
+    let hour = Some(Duration::from_secs(3600));
+    let plain = |lifetime| ("S".to_owned(), "; Path=/; HttpOnly".to_owned(), lifetime);
+    assert_eq!(cookie(json!({"sessionName": "S"})), plain(None));
+    assert_eq!(cookie(json!({"sessionName": "S", "absoluteTimeout": "1h"})), plain(hour));
     let permanent =
         json!({"sessionName": "S", "absoluteTimeout": "1h", "cookieConfig": {"lifetimeType": "Permanent"}});
-    assert_eq!(cookie(permanent).1, "; Path=/; HttpOnly; Max-Age=3600");
+    let (_, attributes, lifetime) = cookie(permanent);
+    assert_eq!((&*attributes, lifetime), ("; Path=/; HttpOnly; Max-Age=3600", hour));
     assert!(cookie(json!({"type": "Cookie"})).0.starts_with("skep-session-"));
-    let header = balance(json!({"type": "Header", "sessionName": "X-Session"}));
-    assert_eq!(header, Ok(Balance::Header(http::HeaderName::from_static("x-session"))));
+    let header = |lifetime| {
+        Ok(Balance::Header(SessionHeader { name: http::HeaderName::from_static("x-session"), lifetime }))
+    };
+    let asked = json!({"type": "Header", "sessionName": "X-Session"});
+    assert_eq!(balance(asked), header(None));
+    let asked = json!({"type": "Header", "sessionName": "X-Session", "absoluteTimeout": "1h"});
+    assert_eq!(balance(asked), header(hour));
     for bad in [
         json!({"sessionName": "a b"}),
         json!({"type": "Header", "sessionName": "Transfer-Encoding"}),
         json!({"type": "Header", "sessionName": "Set-Cookie"}),
         json!({"cookieConfig": {"lifetimeType": "Permanent"}}),
+        json!({"absoluteTimeout": "1d"}),
     ] {
         assert_eq!(balance(bad.clone()), Err("False/UnsupportedValue".to_owned()), "{bad}");
     }

@@ -1,8 +1,10 @@
 //! Which endpoint of a backend gets a request: in turn, by a key of the request, or the one that a cookie or a header names.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use http::header::SET_COOKIE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::template::{Template, Values, cookie};
 
@@ -15,8 +17,15 @@ pub enum Balance {
     /// Requests with the same text get the same endpoint; when endpoints change, few of them get another one.
     Hash(Template),
     Cookie(SessionCookie),
-    /// A header of responses names the endpoint, and clients send it back.
-    Header(HeaderName),
+    Header(SessionHeader),
+}
+
+/// A header of responses that names the endpoint; clients send it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionHeader {
+    pub name: HeaderName,
+    /// The session ends that long after it began.
+    pub lifetime: Option<Duration>,
 }
 
 /// A cookie that names the endpoint of a client.
@@ -25,6 +34,8 @@ pub struct SessionCookie {
     pub name: Box<str>,
     /// What follows its value: `; Path=/; HttpOnly`.
     pub attributes: Box<str>,
+    /// The session ends that long after it began, whatever the client does with the cookie.
+    pub lifetime: Option<Duration>,
     /// An endpoint that fails is replaced in the cookie; otherwise the cookie stays, and the next request tries it again.
     pub changes_on_failure: bool,
     /// `SameSite=None` is left out for clients that take it for something else.
@@ -41,54 +52,77 @@ pub(crate) enum Preference {
 }
 
 impl Balance {
-    pub(crate) fn preference(&self, values: &Values<'_>) -> Preference {
+    /// `now`: since 1970, as the clocks of all nodes have it.
+    pub(crate) fn preference(&self, values: &Values<'_>, now: Duration) -> Preference {
         match self {
             Balance::Turns => Preference::Turns,
             Balance::Hash(key) => Preference::Key(hash(&key.fill(values))),
-            Balance::Cookie(session) => match session.endpoint(values.headers) {
-                Some(endpoint) => Preference::Endpoint(endpoint),
-                None => Preference::Turns,
-            },
-            Balance::Header(name) => {
-                match values.headers.get(name).and_then(|value| endpoint_of(value.to_str().ok()?)) {
-                    Some(endpoint) => Preference::Endpoint(endpoint),
-                    None => Preference::Turns,
-                }
+            Balance::Cookie(session) => {
+                let text = cookie(values.headers, &session.name);
+                Preference::of_session(text, session.lifetime, now)
+            }
+            Balance::Header(session) => {
+                let text = values.headers.get(&session.name).and_then(|value| value.to_str().ok());
+                Preference::of_session(text, session.lifetime, now)
             }
         }
     }
 
-    /// The header of a session for a response; `None`: the request has one that stays. `exists`: whether the backend has an endpoint.
+    /// The header of a session for a response; `None`: the request has one that stays. `exists`: whether the backend has an
+    /// endpoint. `now`: since 1970.
     pub(crate) fn session(
         &self,
         asked: Preference,
         endpoint: u64,
         exists: impl Fn(u64) -> bool,
         user_agent: Option<&HeaderValue>,
+        now: Duration,
     ) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Balance::Turns | Balance::Hash(_) => None,
             Balance::Cookie(session) => {
-                session.set(asked, endpoint, exists, user_agent).map(|cookie| (SET_COOKIE, cookie))
+                session.set(asked, endpoint, exists, user_agent, now).map(|cookie| (SET_COOKIE, cookie))
             }
             Balance::Header(_) if asked == Preference::Endpoint(endpoint) => None,
-            Balance::Header(name) => {
-                HeaderValue::from_str(&format!("{endpoint:016x}")).ok().map(|value| (name.clone(), value))
+            Balance::Header(session) => {
+                let value = HeaderValue::from_str(&session_text(endpoint, session.lifetime, now));
+                value.ok().map(|value| (session.name.clone(), value))
             }
         }
     }
 }
 
-/// The endpoint that a session names.
-fn endpoint_of(text: &str) -> Option<u64> {
-    u64::from_str_radix(text, 16).ok()
+impl Preference {
+    fn of_session(text: Option<&str>, lifetime: Option<Duration>, now: Duration) -> Preference {
+        match text.and_then(|text| endpoint_of(text, lifetime, now)) {
+            Some(endpoint) => Preference::Endpoint(endpoint),
+            None => Preference::Turns,
+        }
+    }
+}
+
+/// What a session says: its endpoint, and, if it ends, when it began, in milliseconds since 1970.
+fn session_text(endpoint: u64, lifetime: Option<Duration>, now: Duration) -> String {
+    match lifetime {
+        Some(_) => format!("{endpoint:016x}.{:x}", now.as_millis()),
+        None => format!("{endpoint:016x}"),
+    }
+}
+
+/// The endpoint that a session names; `None`: it has ended, or says something else.
+fn endpoint_of(text: &str, lifetime: Option<Duration>, now: Duration) -> Option<u64> {
+    let (endpoint, begun) = text.split_once('.').unwrap_or((text, ""));
+    if let Some(lifetime) = lifetime {
+        let begun = Duration::from_millis(u64::from_str_radix(begun, 16).ok()?);
+        // Another node may have begun it, whose clock is ahead.
+        if now.saturating_sub(begun) >= lifetime {
+            return None;
+        }
+    }
+    u64::from_str_radix(endpoint, 16).ok()
 }
 
 impl SessionCookie {
-    fn endpoint(&self, request: &HeaderMap) -> Option<u64> {
-        endpoint_of(cookie(request, &self.name)?)
-    }
-
     /// As [`Balance::session`].
     fn set(
         &self,
@@ -96,6 +130,7 @@ impl SessionCookie {
         endpoint: u64,
         exists: impl Fn(u64) -> bool,
         user_agent: Option<&HeaderValue>,
+        now: Duration,
     ) -> Option<HeaderValue> {
         let attributes = match self.is_none_conditional && user_agent.is_some_and(misreads_none) {
             true => self.attributes.replace("; SameSite=None", ""),
@@ -105,7 +140,10 @@ impl SessionCookie {
             Preference::Endpoint(known) if known == endpoint || exists(known) && !self.changes_on_failure => {
                 None
             }
-            _ => HeaderValue::from_str(&format!("{}={endpoint:016x}{attributes}", self.name)).ok(),
+            _ => {
+                let value = session_text(endpoint, self.lifetime, now);
+                HeaderValue::from_str(&format!("{}={value}{attributes}", self.name)).ok()
+            }
         }
     }
 }
@@ -166,12 +204,31 @@ mod tests {
             ..SessionCookie::default()
         };
         let set = |asked, agent: &str| {
-            session.set(asked, 0xab, |known| known == 2, Some(&HeaderValue::from_str(agent).unwrap()))
+            let agent = HeaderValue::from_str(agent).unwrap();
+            session.set(asked, 0xab, |known| known == 2, Some(&agent), Duration::ZERO)
         };
         assert_eq!(set(Preference::Endpoint(0xab), ""), None);
         // Endpoint 2 is there and failed, endpoint 1 is gone.
         assert_eq!(set(Preference::Endpoint(2), ""), None);
         assert_eq!(set(Preference::Turns, "").unwrap(), "S=00000000000000ab; Path=/; SameSite=None");
         assert_eq!(set(Preference::Endpoint(1), "Chrome/58.0").unwrap(), "S=00000000000000ab; Path=/");
+    }
+
+    #[test]
+    fn a_session_ends_its_lifetime_after_it_began() {
+        let hour = Some(Duration::from_secs(3600));
+        let begun = Duration::from_secs(1_800_000_000);
+        let text = session_text(0xab, hour, begun);
+        assert_eq!(text, "00000000000000ab.1a3185c5000");
+        let after = |seconds| endpoint_of(&text, hour, begun + Duration::from_secs(seconds));
+        assert_eq!((after(0), after(3_599), after(3_600)), (Some(0xab), Some(0xab), None));
+        // The clock of this node is behind.
+        assert_eq!(endpoint_of(&text, hour, begun - Duration::from_secs(5)), Some(0xab));
+        // Begun while the route had another lifetime, or none.
+        assert_eq!(endpoint_of(&text, None, begun), Some(0xab));
+        assert_eq!(endpoint_of(&session_text(0xab, None, begun), hour, begun), None);
+        for bad in ["", ".", "ab.", ".ab", "x.1", "ab.x", "ab.1.1"] {
+            assert_eq!(endpoint_of(bad, hour, begun), None, "{bad}");
+        }
     }
 }

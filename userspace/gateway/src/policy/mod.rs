@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
-pub use balance::{Balance, SessionCookie};
+pub use balance::{Balance, SessionCookie, SessionHeader};
 pub(crate) use balance::{Preference, hash, weight};
 pub use basic_auth::{BasicAuth, UsersError};
 pub use canary::{Canary, CanaryHeader};

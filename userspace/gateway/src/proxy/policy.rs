@@ -1,6 +1,7 @@
 //! A route's policy on one request: what is decided before its endpoint is chosen, and the questions that others must answer first.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
@@ -99,7 +100,7 @@ pub(super) fn prepare(
         Some((snapshot.cluster(pages.backend)?, request))
     });
     Ok(Verdict::On(Box::new(Prepared {
-        preference: policy.balance.preference(values),
+        preference: policy.balance.preference(values, since_1970()),
         admitted: admitted.transpose()?,
         is_canary: policy
             .canary
@@ -262,9 +263,8 @@ impl Prepared {
         let Policy { responses, balance, external, .. } = &*self.policy;
         responses.apply(headers);
         let exists = |endpoint| cluster.has(endpoint);
-        if let Some((name, value)) =
-            balance.session(self.preference, endpoint, exists, self.user_agent.as_ref())
-        {
+        let agent = self.user_agent.as_ref();
+        if let Some((name, value)) = balance.session(self.preference, endpoint, exists, agent, since_1970()) {
             headers.append(name, value);
         }
         let is_always = external.as_ref().is_some_and(|external| external.always_sets_cookies);
@@ -283,6 +283,11 @@ async fn is_known(basic: &Arc<BasicAuth>, authorization: Option<&HeaderValue>) -
     }
     let (basic, Some(authorization)) = (basic.clone(), authorization.cloned()) else { return false };
     tokio::task::spawn_blocking(move || basic.verify(&authorization)).await.unwrap_or_default()
+}
+
+/// Sessions outlive this process, and go on at other nodes.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn copy(from: &HeaderMap, name: &HeaderName, to: &mut HeaderMap) {

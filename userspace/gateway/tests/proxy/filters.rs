@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 use skep_gateway::config::{Config, Mirror, Protocol, Retry, Route, RouteBackend, Timeouts};
 use skep_gateway::filters::{Cors, Filters, HeaderChanges, Origin, PathRewrite, Redirect, Rewrite};
-use skep_gateway::policy::{Balance, Policy, SessionCookie};
+use skep_gateway::policy::{Balance, Policy, SessionCookie, SessionHeader};
 use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -232,7 +232,7 @@ async fn a_session_keeps_its_endpoint_by_cookie_and_by_header() {
         SessionCookie { name: "s".into(), attributes: "; Path=/".into(), ..SessionCookie::default() };
     for (balance, given, sent) in [
         (Balance::Cookie(cookie), "set-cookie", "cookie"),
-        (Balance::Header(HeaderName::from_static("x-session")), "x-session", "x-session"),
+        (Balance::Header(session_header(None)), "x-session", "x-session"),
     ] {
         let gateway = gateway(&[&endpoints[0], &endpoints[1], &endpoints[2]], |route| {
             route.backends = (0..3)
@@ -255,5 +255,40 @@ async fn a_session_keeps_its_endpoint_by_cookie_and_by_header() {
         let request = Request::get("/").header("host", "a.com").header(sent, "s=00000000000000ab");
         let answer = send(&gateway, request.body("").unwrap()).await;
         assert!(answer.status == StatusCode::OK && answer.headers.contains_key(given));
+    }
+}
+
+fn session_header(lifetime: Option<Duration>) -> SessionHeader {
+    SessionHeader { name: HeaderName::from_static("x-session"), lifetime }
+}
+
+/// The gateway counts, whatever the client keeps.
+#[tokio::test]
+async fn a_session_ends_after_its_lifetime() {
+    let endpoints = [Endpoint::start("a").await, Endpoint::start("b").await];
+    let lifetime = Some(Duration::from_secs(3600));
+    let cookie = SessionCookie { name: "s".into(), lifetime, ..SessionCookie::default() };
+    for (balance, given, sent) in [
+        (Balance::Cookie(cookie), "set-cookie", "cookie"),
+        (Balance::Header(session_header(lifetime)), "x-session", "x-session"),
+    ] {
+        let gateway = gateway(&[&endpoints[0], &endpoints[1]], |route| {
+            route.policy = Some(Arc::new(Policy { balance, ..Policy::default() }));
+        })
+        .await;
+        let first = get(gateway.http, "a.com", "/").await;
+        let session = first.headers[given].to_str().unwrap().to_owned();
+        let next = async |session: &str| {
+            let request = Request::get("/").header("host", "a.com").header(sent, session);
+            send(&gateway, request.body("").unwrap()).await
+        };
+        let answer = next(&session).await;
+        assert_eq!(field(&answer.text, "server"), field(&first.text, "server"));
+        assert_eq!(answer.headers.get(given), None, "the session goes on");
+        // The same endpoint, in a session of 1970.
+        let (endpoint, _) = session.split_once('.').unwrap();
+        let answer = next(&format!("{endpoint}.1")).await;
+        let begun = answer.headers[given].to_str().unwrap();
+        assert_ne!(begun.split_once('.').unwrap().1, "1");
     }
 }

@@ -232,6 +232,7 @@ fn session_cookie(settings: &Settings) -> SessionCookie {
     SessionCookie {
         name: said.name.clone().unwrap_or_else(|| SESSION_COOKIE.into()),
         attributes: attributes.into(),
+        lifetime: None,
         changes_on_failure: said.changes_on_failure,
         is_none_conditional: said.is_none_conditional,
     }
