@@ -1,10 +1,14 @@
 //! Checksums by the kernel's helpers. The arithmetic is [`skep_abi::logic::checksum`].
 
+use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
 use aya_ebpf::helpers::generated::bpf_csum_diff;
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::checksum::fold;
 
 use crate::packet::Packet;
+
+/// Flag of a store whose change no checksum in the packet balances: the card's sum over the packet (CHECKSUM_COMPLETE) follows.
+pub(crate) const UPDATE_SUM: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
 /// What replacing `from` by `to` adds to a sum. The size of `T` is a multiple of four bytes.
 #[inline(always)]

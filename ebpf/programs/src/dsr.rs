@@ -7,6 +7,7 @@
 use aya_ebpf::programs::TcContext;
 use skep_abi::{DropReason, Flow, NodeConfig, SocketAddr};
 
+use crate::checksum::UPDATE_SUM;
 use crate::deliver::{self, overlay};
 use crate::maps::CONNTRACK;
 use crate::packet::{L3, Packet};
@@ -91,6 +92,7 @@ fn decrement_hop_limit(ctx: &TcContext, packet: &Packet) -> bool {
         if ctx.l3_csum_replace(L3 + 10, word(hops), word(hops - 1), 2).is_err() {
             return false;
         }
+        return ctx.store(at, &(hops - 1), 0).is_ok();
     }
-    ctx.store(at, &(hops - 1), 0).is_ok()
+    ctx.store(at, &(hops - 1), UPDATE_SUM).is_ok()
 }

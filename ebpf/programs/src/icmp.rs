@@ -5,13 +5,13 @@
 //! look-up, verdict and direction are then those of an answer, and only the rewriting differs. An error about no known
 //! flow remains a packet without ports, subject to policy. Extensions (RFC 4884) are not rewritten.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, Flow, Proto, SocketAddr};
 
 use crate::buffers::QUOTE_WINDOW;
-use crate::checksum;
+use crate::checksum::{self, UPDATE_SUM};
 use crate::maps::{CONNTRACK, QUOTE};
 use crate::packet::{Ipv4, Ipv6, L3, Packet, is_query};
 
@@ -206,7 +206,7 @@ fn set_outer(
     if present(&packet.v4) == 0 {
         let difference = checksum::difference(&from.addr, &to.addr);
         ctx.l4_csum_replace(packet.l4 + CHECK_AT, 0, difference, BPF_F_PSEUDO_HDR as u64).ok()?;
-        return ctx.store(L3 + v6_at, &to.addr, BPF_F_RECOMPUTE_CSUM as u64).ok();
+        return ctx.store(L3 + v6_at, &to.addr, UPDATE_SUM).ok();
     }
     let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word() as u64);
     ctx.l3_csum_replace(L3 + 10, old, new, 4).ok()?;

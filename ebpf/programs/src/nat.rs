@@ -3,14 +3,15 @@
 //! In: a packet and what its entry says. Out: the rewritten packet; entries for both directions of a flow whose two ends
 //! are rewritten.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::lifetime::copy;
 use skep_abi::{Be16, DropReason, Flow, Proto, SocketAddr};
 
+use crate::checksum::{self, UPDATE_SUM};
 use crate::packet::{L3, Packet};
 use crate::ports::{self, PORT_TRIES};
-use crate::{checksum, conntrack, icmp, sctp};
+use crate::{conntrack, icmp, sctp};
 
 /// Rewrites a packet of the entry's rewritten direction.
 #[inline(always)]
@@ -86,8 +87,8 @@ fn set(
             let difference = checksum::difference(&from.addr, &to.addr);
             ctx.l4_csum_replace(check, 0, difference, flags | BPF_F_PSEUDO_HDR as u64).map_err(drop)?;
         }
-        // No checksum of the IP header balances the change of the sum over the whole packet (CHECKSUM_COMPLETE).
-        ctx.store(L3 + addr_at, &to.addr, BPF_F_RECOMPUTE_CSUM as u64).map_err(drop)?;
+        // The flag above takes from the card's sum what the transport checksum lost.
+        ctx.store(L3 + addr_at, &to.addr, UPDATE_SUM).map_err(drop)?;
     }
     set_port(ctx, packet, port_at, check, flags, from.port, to.port)
 }
@@ -109,18 +110,22 @@ fn set_port(
         Proto::ICMP | Proto::ICMPV6 => packet.l4 + 4,
         _ => packet.l4 + port_at,
     };
-    match check {
-        Some(check) => ctx.l4_csum_replace(check, from.0 as u64, to.0 as u64, flags | 2).map_err(drop)?,
+    let sum = match check {
+        Some(check) => {
+            ctx.l4_csum_replace(check, from.0 as u64, to.0 as u64, flags | 2).map_err(drop)?;
+            0
+        }
         None if packet.proto == Proto::SCTP => {
             // The checksum's correction depends on the message's length, which a fragment does not have.
             let difference = ((from.0 ^ to.0) as u32) << (port_at * 8);
             if packet.is_fragment() || !sctp::correct(ctx, packet, difference) {
                 return Err(());
             }
+            UPDATE_SUM
         }
         None => return Err(()),
-    }
-    ctx.store(at, &to.0, 0).map_err(drop)
+    };
+    ctx.store(at, &to.0, sum).map_err(drop)
 }
 
 /// Offset of the transport checksum; `None`: this packet has none that can be updated.

@@ -12,7 +12,7 @@ use skep_abi::logic::checksum::{add, fold};
 use skep_abi::{Addr, Proto, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 use crate::buffers::{QUOTED_MASK, Reply};
-use crate::checksum::{self, is_partial};
+use crate::checksum::{self, UPDATE_SUM, is_partial};
 use crate::maps::REPLY;
 use crate::packet::{IPV4, IPV6, L3, Packet};
 
@@ -88,7 +88,7 @@ fn reset(ctx: &TcContext, packet: &Packet, reply: &mut Reply) -> Option<()> {
     let offset_flags = u32::from_ne_bytes([5 << 4, flags, 0, 0]);
     reply.header = [ports, sequence, acknowledged, offset_flags, 0];
     change_tail(ctx, packet.l4 + TCP_SIZE)?;
-    ctx.store(packet.l4, &reply.header, 0).ok()?;
+    ctx.store(packet.l4, &reply.header, UPDATE_SUM).ok()?;
     let check_at = packet.l4 + 16;
     let mut sum = pseudo(reply, Proto::TCP, TCP_SIZE as u32);
     let check = if is_partial(ctx, check_at)? {
@@ -97,7 +97,7 @@ fn reset(ctx: &TcContext, packet: &Packet, reply: &mut Reply) -> Option<()> {
         sum = checksum::add(&reply.header, sum);
         !fold(sum as u64)
     };
-    ctx.store(check_at, &check, 0).ok()?;
+    ctx.store(check_at, &check, UPDATE_SUM).ok()?;
     ip_header(ctx, packet, reply, Proto::TCP, TCP_SIZE as u32)
 }
 
@@ -126,7 +126,7 @@ fn unreachable(ctx: &TcContext, packet: &Packet, reply: &mut Reply) -> Option<()
         sum = add(sum, pseudo(reply, proto, len));
     }
     let message = [reply.header[0] | (!fold(sum as u64) as u32) << 16, 0];
-    ctx.store(L3 + header, &message, 0).ok()?;
+    ctx.store(L3 + header, &message, UPDATE_SUM).ok()?;
     ip_header(ctx, packet, reply, proto, len)
 }
 
@@ -167,13 +167,13 @@ fn ip_header(ctx: &TcContext, packet: &Packet, reply: &Reply, proto: Proto, len:
         let first = [bytes([0x45, 0, high, low]), bytes([0, 0, 0x40, 0])];
         let mut header = [first[0], first[1], bytes([TTL, proto.0, 0, 0]), source[3], destination[3]];
         header[2] |= (!fold(checksum::add(&header, 0) as u64) as u32) << 16;
-        return ctx.store(L3, &header, 0).ok();
+        return ctx.store(L3, &header, UPDATE_SUM).ok();
     }
     let [_, _, high, low] = len.to_be_bytes();
     let first = [bytes([0x60, 0, 0, 0]), bytes([high, low, proto.0, TTL])];
-    ctx.store(L3, &first, 0).ok()?;
-    ctx.store(L3 + 8, &source, 0).ok()?;
-    ctx.store(L3 + 24, &destination, 0).ok()
+    ctx.store(L3, &first, UPDATE_SUM).ok()?;
+    ctx.store(L3 + 8, &source, UPDATE_SUM).ok()?;
+    ctx.store(L3 + 24, &destination, UPDATE_SUM).ok()
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@
 
 use aya_ebpf::programs::TcContext;
 
-use crate::checksum::is_partial;
+use crate::checksum::{UPDATE_SUM, is_partial};
 use crate::packet::Packet;
 
 /// RFC 9260, appendix A, bits reversed.
@@ -78,5 +78,5 @@ pub(crate) fn correct(ctx: &TcContext, packet: &Packet, difference: u32) -> bool
             change = through(&SHIFTS[k], change);
         }
     }
-    ctx.store(check_at, &(before ^ change), 0).is_ok()
+    ctx.store(check_at, &(before ^ change), UPDATE_SUM).is_ok()
 }
