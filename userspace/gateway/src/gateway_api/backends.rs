@@ -37,6 +37,8 @@ pub(super) struct Resolver<'a> {
     pub(super) verdict: Result<(), Fault>,
     /// Services that references lead to.
     pub(super) reached: BTreeSet<Key>,
+    /// Services whose facts were read, or are missing.
+    pub(super) read: BTreeSet<Key>,
 }
 
 impl Resolver<'_> {
@@ -61,7 +63,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn find(&self, reference: &BackendRef) -> Result<(Key, u16), Fault> {
+    fn find(&mut self, reference: &BackendRef) -> Result<(Key, u16), Fault> {
         let (group, kind) = (reference.group.as_deref(), reference.kind.as_deref().unwrap_or("Service"));
         if group.is_some_and(|group| !group.is_empty()) || kind != "Service" {
             return Err(Fault::new("InvalidKind", format!("{kind} is not a kind of backends")));
@@ -73,6 +75,7 @@ impl Resolver<'_> {
         if !self.objects.may_refer(from, "", "Service", namespace, &reference.name) {
             return Err(Fault::new("RefNotPermitted", format!("no ReferenceGrant allows Service {service}")));
         }
+        self.read.insert(service.clone());
         let facts = self
             .services
             .get(&service)

@@ -18,6 +18,8 @@ use crate::routing::{HostPattern, HostTable};
 
 /// Backends that may be added before all is compiled again: those that no route leads to any more are found then.
 const MAX_ADDED_BACKENDS: usize = 1_024;
+/// Kinds of routes that [`Routing::update`] makes.
+const MADE_ALONE: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
 
 /// What is made of the objects, but for addresses of endpoints. Routes of HTTP and of gRPC that change are made again alone.
 #[derive(Default)]
@@ -42,6 +44,8 @@ pub(super) struct RouteResult {
     pub(super) parents: Vec<ParentVerdict>,
     /// Services that it leads to.
     pub(super) services: BTreeSet<Key>,
+    /// Services on which what is made of it depends.
+    read: BTreeSet<Key>,
     pub(super) accepted: Result<(), Fault>,
     pub(super) resolved: Result<(), Fault>,
     pub(super) made: Made,
@@ -88,14 +92,27 @@ impl Routing {
         routing
     }
 
-    /// Whether [`Routing::update`] is enough while nothing but routes changes.
-    pub(crate) fn can_update(&self) -> bool {
-        self.backends.all.len() <= self.compiled_backends + MAX_ADDED_BACKENDS
+    /// Whether [`Routing::update`] is enough while nothing but routes and Services changes.
+    pub(crate) fn can_update(&self, changed_services: &BTreeSet<Key>) -> bool {
+        let has_room = self.backends.all.len() <= self.compiled_backends + MAX_ADDED_BACKENDS;
+        has_room && self.readers(changed_services).all(|(kind, _)| MADE_ALONE.contains(kind))
     }
 
-    /// Makes the routes that changed.
-    pub(crate) fn update(&mut self, objects: &mut Objects, services: &ServiceStates) {
-        let changed = objects.take_changed();
+    /// Routes that depend on one of these Services.
+    fn readers<'r>(&'r self, services: &'r BTreeSet<Key>) -> impl Iterator<Item = &'r RouteKey> {
+        let routes = (!services.is_empty()).then_some(&self.routes).into_iter().flatten();
+        routes.filter(|(_, route)| !route.read.is_disjoint(services)).map(|(key, _)| key)
+    }
+
+    /// Makes the routes that changed, and those that depend on a Service that changed.
+    pub(crate) fn update(
+        &mut self,
+        objects: &mut Objects,
+        services: &ServiceStates,
+        changed_services: &BTreeSet<Key>,
+    ) {
+        let mut changed = objects.take_changed();
+        changed.extend(self.readers(changed_services).cloned());
         if changed.is_empty() {
             return;
         }
@@ -142,13 +159,14 @@ impl Routing {
             protocol: candidate.protocol,
             verdict: Ok(()),
             reached: BTreeSet::new(),
+            read: BTreeSet::new(),
         };
         let made = match candidate.rules {
             Rules::Http(rules) => http_rules::compile(rules, &counters, &mut resolver).map(Made::Rules),
             Rules::Grpc(rules) => grpc::compile(rules, &counters, &mut resolver).map(Made::Rules),
             Rules::Stream(rules) => Ok(Made::Stream(stream(rules, &counters, &mut resolver))),
         };
-        let (resolved, services) = (resolver.verdict, resolver.reached);
+        let (resolved, services, read) = (resolver.verdict, resolver.reached, resolver.read);
         let (made, accepted) = match made {
             Ok(made) => (made, Ok(())),
             Err(fault) => (Made::Nothing, Err(fault)),
@@ -159,6 +177,7 @@ impl Routing {
             created: candidate.created,
             parents,
             services,
+            read,
             accepted,
             resolved,
             made,

@@ -74,6 +74,8 @@ pub struct Index {
     gateway_api: gateway_api::Objects,
     /// With the revision of the objects and the first index of a backend that it was made from.
     gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
+    /// Services that changed since that was made.
+    changed_services: BTreeSet<Arc<str>>,
     /// Of Gateway API, by Service and port, until one of these changes.
     gateway_backends: HashMap<Arc<str>, BTreeMap<u16, Arc<Backend>>>,
 }
@@ -103,6 +105,7 @@ impl Index {
             certificates: None,
             gateway_api: gateway_api::Objects::default(),
             gateway_routing: None,
+            changed_services: BTreeSet::new(),
             gateway_backends: HashMap::new(),
         }
     }
@@ -171,7 +174,7 @@ impl Index {
     pub fn apply_service(&mut self, service: &Service) {
         let (key, facts) = (key_of(&service.metadata), ServiceFacts::parse(service));
         if self.services.get(&key) != Some(&facts) {
-            self.gateway_api.touch();
+            self.changed_services.insert(key.clone());
             self.service_changed(&key);
         }
         self.services.insert(key, facts);
@@ -180,7 +183,7 @@ impl Index {
 
     pub fn delete_service(&mut self, key: &str) {
         if self.services.remove(key).is_some() {
-            self.gateway_api.touch();
+            self.changed_services.insert(key.into());
             self.service_changed(key);
         }
         self.gateway_api.delete_service(key);
@@ -256,7 +259,9 @@ impl Index {
         self.secrets.insert(key.clone(), state);
         self.units.users_changed(key);
         self.certificates = None;
-        self.gateway_api.touch();
+        if self.gateway_api.secrets().contains(key) {
+            self.gateway_api.touch();
+        }
     }
 
     /// What answers challenges of ACME.
@@ -321,9 +326,10 @@ impl Index {
     fn add_gateways(&mut self, config: &mut Config) {
         let first = config.backends.len();
         let made_from = (self.gateway_api.revision(), first);
+        let changed = std::mem::take(&mut self.changed_services);
         let routing = match self.gateway_routing.take() {
-            Some((known, mut routing)) if known == made_from && routing.can_update() => {
-                routing.update(&mut self.gateway_api, &self.services);
+            Some((known, mut routing)) if known == made_from && routing.can_update(&changed) => {
+                routing.update(&mut self.gateway_api, &self.services, &changed);
                 routing
             }
             old => {

@@ -1,6 +1,7 @@
 //! Any changes, one after the other, make the same configuration and statuses as an index that begins with the last state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -168,6 +169,48 @@ fn a_status_is_made_from_the_object_as_it_is_now() {
         assert_eq!(update.status["listeners"][0]["attachedRoutes"], u8::from(is_attached));
         assert_eq!(update.resource_version, version);
         object.status = update.status;
+    }
+}
+
+#[test]
+fn a_service_or_a_secret_that_nothing_names_makes_nothing_again() {
+    let named = |index: &mut Index, name: &str| {
+        let ports = json!([{"name": "http", "port": 80}]);
+        let object = json!({"metadata": {"namespace": "a", "name": name}, "spec": {"ports": ports}});
+        index.apply_service(&serde_json::from_value(object).unwrap());
+    };
+    let mut index = index();
+    let tls = json!({"certificateRefs": [{"name": "cert"}]});
+    let https = json!({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls});
+    let http = json!({"name": "http", "port": 80, "protocol": "HTTP"});
+    let tcp = json!({"name": "tcp", "port": 9000, "protocol": "TCP"});
+    gateway(&mut index, "a/main", json!([http, https, tcp]));
+    let spec = |service: &str| json!({"parentRefs": [{"name": "main"}], "rules": [{"backendRefs": [{"name": service, "port": 80}]}]});
+    http_route(&mut index, "a/one", spec("late"));
+    index.gateway_api().apply_tcp_route(&object::<TcpRoute>("a/tcp", spec("db")));
+    let hosts = |index: &mut Index| index.compile(0).config.listeners[&80].hosts.clone();
+    let resolved = |index: &Index, kind| said(index, kind, "/parents/0/conditions", "ResolvedRefs");
+    let mut last = hosts(&mut index);
+    let mut is_made_again = |index: &mut Index| {
+        let before = std::mem::replace(&mut last, hosts(index));
+        !Arc::ptr_eq(&before, &last)
+    };
+    named(&mut index, "other");
+    assert!(!is_made_again(&mut index));
+    index.delete_service("a/other");
+    assert!(!is_made_again(&mut index));
+    index.apply_secret(&"a/other".into(), None, 0);
+    assert!(!is_made_again(&mut index));
+    index.apply_secret(&"a/cert".into(), None, 0);
+    assert!(is_made_again(&mut index));
+    for (service, kind) in [("late", "HTTPRoute"), ("db", "TCPRoute")] {
+        assert_eq!(resolved(&index, kind), "False/BackendNotFound");
+        named(&mut index, service);
+        assert!(is_made_again(&mut index));
+        assert_eq!(resolved(&index, kind), "True/ResolvedRefs");
+        index.delete_service(&format!("a/{service}"));
+        assert!(is_made_again(&mut index));
+        assert_eq!(resolved(&index, kind), "False/BackendNotFound");
     }
 }
 
