@@ -153,3 +153,17 @@ fn without_its_entry_no_packet_leaves_under_a_pods_address() -> Result<()> {
         Ok(())
     })
 }
+
+/// A packet that no hook of a pod has translated, such as one from before there was the frontend.
+#[test]
+fn a_packet_to_a_frontend_gets_no_address_of_the_node_and_the_next_is_translated_as_ever() -> Result<()> {
+    let mut table = Table::new("pko5")?;
+    each(|world, proto, number| {
+        let question = Frame::new(at(world.a(), number), at(world.vip(), port::REMOTE), opening(proto));
+        let opened = table.run(POD, &question)?;
+        ensure!(Frame::ends(&opened.1)?.1 == at(world.remote(), port::BACKEND), "{opened:?}");
+        table.dropped(TO_OUTSIDE, &question, DropReason::NoPort)?;
+        ensure!(table.run(POD, &question)? == opened, "{world:?} {proto:?}: another packet than {opened:?}");
+        Ok(())
+    })
+}

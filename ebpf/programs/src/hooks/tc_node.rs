@@ -290,6 +290,11 @@ fn egress(ctx: &TcContext, hook: Hook) -> Result<i32, DropReason> {
     }
     if flow.flags & Flow::MASQUERADE == 0 {
         cold_path();
+        // The hook of the pod translates what addresses a frontend, so this packet is not of the alias's flow. A source of the node
+        // in the alias would have the next one leave as the node's own, under no policy.
+        if flow.flags & Flow::ALIAS != 0 {
+            return leave_without_entry(packet);
+        }
         if cluster::keeps_source(&packet.destination.addr) {
             return Ok(PASS);
         }
