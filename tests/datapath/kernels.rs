@@ -17,9 +17,10 @@ use crate::bandwidth::PACED;
 use crate::namespaces::{ANSWER_TIMEOUT, B, ask, dial, serve, world};
 use crate::node::Node;
 use crate::truth::KERNELS_SCTP;
+use crate::uplinks::BOTH_DEVICES;
 
 /// What the old kernel is asked: by tests of this very program.
-const ASKED: [&str; 9] = [
+const ASKED: [&str; 10] = [
     VERIFIED,
     "bandwidth::what_a_limited_pod_sends_waits_where_the_kernel_has_fq",
     "kernels::each_hook_has_its_program_once_before_and_after_a_restart",
@@ -28,6 +29,7 @@ const ASKED: [&str; 9] = [
     "overlay::a_node_port_leads_through_the_overlay_and_back",
     "packets::service::policy_holds_for_every_way_to_a_pod",
     "truth::every_combination_of_service_and_client_is_as_kubernetes_says",
+    "uplinks::a_vlan_and_a_bond_carry_node_ports_in_and_pods_out",
     "xdp::fixtures::a_flow_goes_there_and_back_with_whole_checksums",
 ];
 const VERIFIED: &str = "kernels::the_verifier_takes_every_program_with_room_to_spare";
@@ -113,7 +115,7 @@ fn linux_6_1_does_all_that_this_kernel_does() -> Result<()> {
         let passed = format!("test {test} ... ok");
         ensure!(said.lines().any(|line| line == passed), "{test} did not run on Linux {VERSION}:\n{said}");
     }
-    for what in [KERNELS_SCTP, PACED] {
+    for what in [KERNELS_SCTP, PACED, BOTH_DEVICES] {
         ensure!(said.contains(what), "on Linux {VERSION} the guest did not print \"{what}\":\n{said}");
     }
     let there: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once(": ")).collect();

@@ -15,4 +15,5 @@ mod own_ports;
 mod packets;
 mod shared_port;
 mod truth;
+mod uplinks;
 mod xdp;

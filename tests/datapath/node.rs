@@ -55,6 +55,15 @@ impl Node {
         })
     }
 
+    /// A node without an overlay; `wire` makes its uplink `up0`.
+    pub(crate) fn wired(
+        name: &str,
+        addrs: &[IpAddr],
+        wire: impl FnOnce(&NetNs) -> Result<()>,
+    ) -> Result<Node> {
+        Node::start(name, addrs.to_vec(), false, wire)
+    }
+
     fn to_outside(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)], overlay: bool) -> Result<Node> {
         let own = addrs.iter().map(|(ours, _)| *ours).collect();
         Node::start(name, own, overlay, |netns| {

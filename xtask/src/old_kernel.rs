@@ -13,7 +13,7 @@ use crate::deps::{self, Need};
 pub const VERSION: &str = "6.1";
 
 /// The modules, in an order in which dependencies come first.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 18] = [
     "crc32c_generic",
     "libcrc32c",
     "udp_tunnel",
@@ -27,6 +27,11 @@ const MODULES: [&str; 13] = [
     "sch_fq",
     "sch_ingress",
     "cls_bpf",
+    "mrp",
+    "garp",
+    "8021q",
+    "tls",
+    "bonding",
 ];
 const IMAGE: &str = "vmlinuz";
 
