@@ -4,6 +4,7 @@
 mod probe;
 mod rules;
 mod sctp;
+mod standing;
 mod world;
 
 use std::collections::BTreeSet;

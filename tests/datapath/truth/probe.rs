@@ -12,8 +12,8 @@ use super::rules::Endpoint;
 use super::sctp;
 use super::world::TARGET;
 
-/// How long a server waits for the end of a connection that was answered.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long a server waits for the next question on a connection, or its end.
+const IDLE: Duration = Duration::from_secs(900);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proto {
@@ -39,7 +39,7 @@ pub(super) enum Reply {
 /// Asks once. `named`: a datagram's addressee is given with it, not by connecting.
 pub(super) fn ask(proto: Proto, to: SocketAddr, timeout: Duration, named: bool) -> Result<Reply> {
     let answer = match proto {
-        Proto::Tcp => over_tcp(to, timeout),
+        Proto::Tcp => connect(proto, to, timeout).and_then(|stream| over_stream(stream, to, timeout)),
         Proto::Udp => over_udp(to, timeout, named),
         Proto::Sctp => over_sctp(to, timeout),
     };
@@ -66,13 +66,14 @@ fn answer(endpoint: Endpoint, from: IpAddr) -> String {
     format!("{} {} {from}", endpoint.node, endpoint.host)
 }
 
-fn over_tcp(to: SocketAddr, timeout: Duration) -> std::io::Result<String> {
-    over_stream(TcpStream::connect_timeout(&to, timeout)?, to, timeout)
+/// A connection over TCP or SCTP.
+pub(super) fn connect(proto: Proto, to: SocketAddr, timeout: Duration) -> std::io::Result<TcpStream> {
+    if proto == Proto::Sctp { sctp::connect(to, timeout) } else { TcpStream::connect_timeout(&to, timeout) }
 }
 
 fn over_sctp(to: SocketAddr, timeout: Duration) -> std::io::Result<String> {
     if sctp::is_the_kernels() {
-        return over_stream(sctp::connect(to, timeout)?, to, timeout);
+        return over_stream(connect(Proto::Sctp, to, timeout)?, to, timeout);
     }
     sctp::ask_by_hand(to, timeout)
 }
@@ -137,12 +138,12 @@ fn answer_streams(listener: TcpListener, endpoint: Endpoint) {
     });
 }
 
-/// The client ends the connection: else its port could not come back soon through another service.
+/// Answers each byte with a line. The client ends the connection: else its port could not come back soon through another service.
 fn answer_stream(mut stream: TcpStream, endpoint: Endpoint) -> std::io::Result<()> {
-    let text = answer(endpoint, stream.peer_addr()?.ip());
+    let line = format!("{}\n", answer(endpoint, stream.peer_addr()?.ip()));
     stream.set_read_timeout(Some(IDLE))?;
-    stream.read_exact(&mut [0])?;
-    stream.write_all(text.as_bytes())?;
-    stream.write_all(b"\n")?;
-    stream.read_to_end(&mut Vec::new()).map(drop)
+    loop {
+        stream.read_exact(&mut [0])?;
+        stream.write_all(line.as_bytes())?;
+    }
 }

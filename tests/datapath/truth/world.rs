@@ -154,8 +154,13 @@ pub(super) struct World {
     pub(super) servers: Vec<NetNs>,
     pub(super) nodes: Vec<Node>,
     pub(super) outside: Vec<NetNs>,
+    /// By node.
+    pods: Vec<Vec<LocalPod>>,
     _lan: Lan,
 }
+
+/// Role, addresses, interface, slot.
+type LocalPod = (&'static str, [IpAddr; 2], PodInterface, u32);
 
 impl World {
     pub(super) fn new(rows: &[Row]) -> Result<World> {
@@ -165,6 +170,7 @@ impl World {
             servers: Vec::new(),
             nodes: Vec::new(),
             outside: Vec::new(),
+            pods: Vec::new(),
             _lan: lan,
         };
         for (node, name) in NAMES.into_iter().enumerate() {
@@ -191,20 +197,30 @@ impl World {
                 pods.push((role, addrs, interface, slot));
                 if role == "client" { &mut world.clients } else { &mut world.servers }.push(netns);
             }
-            serve(&mut on, name, &pods, rows)?;
             world.nodes.push(on);
+            world.pods.push(pods);
         }
+        world.plan(rows)?;
         Ok(world)
+    }
+
+    /// Has these Services be the cluster's, for an agent that finds what an earlier one wrote.
+    pub(super) fn plan(&mut self, rows: &[Row]) -> Result<()> {
+        let nodes = self.nodes.iter_mut().zip(NAMES).zip(&self.pods);
+        nodes.into_iter().try_for_each(|((node, name), pods)| serve(node, name, pods, rows))
+    }
+
+    /// Has both agents end and start.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        self.nodes.iter_mut().try_for_each(|node| {
+            node.datapath = None;
+            node.open()
+        })
     }
 }
 
 /// Plans the node from the cluster's objects, and writes that.
-fn serve(
-    node: &mut Node,
-    name: &str,
-    pods: &[(&str, [IpAddr; 2], PodInterface, u32)],
-    rows: &[Row],
-) -> Result<()> {
+fn serve(node: &mut Node, name: &str, pods: &[LocalPod], rows: &[Row]) -> Result<()> {
     let datapath = node.datapath.as_ref().context("no datapath")?;
     let observed = node.netns.run(|| datapath.observed())??;
     let mut planner = Planner::new(name, node.addrs.clone(), observed);
