@@ -22,6 +22,8 @@ pub mod staple;
 
 /// The condition of a Node whose gateway listens. A node that has it, in any state, has a gateway.
 pub const NODE_CONDITION: &str = "GatewayReady";
+/// The annotation of a Node with the ports at which its gateway listens, with commas between them.
+pub const NODE_PORTS_ANNOTATION: &str = "skep.io/gateway-ports";
 
 pub use limits::Limits;
 pub use proxy::{AccessLog, Bound, Gateway, ListenError};

@@ -38,13 +38,15 @@ pub(crate) async fn report(
     stop.run_until_cancelled(both).await;
 }
 
-/// What a condition says; its times come when it is written.
+/// What a condition says, and what is written with it; its times come when it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Statement {
     pub(crate) condition: &'static str,
     pub(crate) holds: bool,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+    /// An annotation of the Node: its name and value.
+    pub(crate) annotation: Option<(&'static str, String)>,
 }
 
 fn unavailable(state: &NetworkState) -> Statement {
@@ -52,11 +54,15 @@ fn unavailable(state: &NetworkState) -> Statement {
     match state {
         NetworkState::Ready => {
             let message = "services, policy and routes are in the maps".to_owned();
-            Statement { condition, holds: false, reason: "SkepIsUp", message }
+            Statement { condition, holds: false, reason: "SkepIsUp", message, annotation: None }
         }
-        NetworkState::NotReady(why) => {
-            Statement { condition, holds: true, reason: "SkepIsNotReady", message: why.clone() }
-        }
+        NetworkState::NotReady(why) => Statement {
+            condition,
+            holds: true,
+            reason: "SkepIsNotReady",
+            message: why.clone(),
+            annotation: None,
+        },
     }
 }
 
@@ -65,9 +71,9 @@ fn degraded(problems: &Problems) -> Statement {
     match problems.of_node() {
         None => {
             let message = "everything is served as the API says".to_owned();
-            Statement { condition, holds: false, reason: "NoProblems", message }
+            Statement { condition, holds: false, reason: "NoProblems", message, annotation: None }
         }
-        Some(message) => Statement { condition, holds: true, reason: "Problems", message },
+        Some(message) => Statement { condition, holds: true, reason: "Problems", message, annotation: None },
     }
 }
 
@@ -125,7 +131,12 @@ fn patch(statement: &Statement, since: Timestamp, now: Timestamp) -> Value {
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(since)),
     };
-    json!({"status": {"conditions": [condition]}})
+    let mut patch = json!({"status": {"conditions": [condition]}});
+    // A write of the status may change annotations of a Node.
+    if let Some((name, value)) = &statement.annotation {
+        patch["metadata"] = json!({"annotations": {*name: value}});
+    }
+    patch
 }
 
 #[cfg(test)]

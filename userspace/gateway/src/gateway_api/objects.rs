@@ -50,11 +50,13 @@ pub struct Objects {
 }
 
 /// A node with a gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NodeFacts {
     pub(super) address: IpAddr,
     /// It listens, and the node is ready.
     pub(super) is_serving: bool,
+    /// Where it listens. `None`: its agent is of a release that does not say.
+    ports: Option<BTreeSet<u16>>,
 }
 
 macro_rules! objects {
@@ -137,11 +139,14 @@ impl Objects {
     pub fn apply_node(&mut self, node: &Node) {
         let name = key_of(&node.metadata);
         let facts = NodeFacts::parse(node);
+        // Ports only matter to what leads to Gateways, which depends on no revision.
+        let routed = |facts: &NodeFacts| (facts.address, facts.is_serving);
+        let now = facts.as_ref().map(routed);
         let old = match facts {
             Some(facts) => self.nodes.insert(name, facts),
             None => self.nodes.remove(&name),
         };
-        if old != facts {
+        if old.as_ref().map(routed) != now {
             self.revision += 1;
         }
     }
@@ -180,7 +185,7 @@ impl Objects {
         self.revision
     }
 
-    /// What depends on routing has to be made again: a Service or a Secret changed.
+    /// All that depends on routing has to be made again.
     pub(crate) fn touch(&mut self) {
         self.revision += 1;
     }
@@ -204,6 +209,14 @@ impl NodeFacts {
         let internal = addresses.find(|address| address.type_ == "InternalIP")?;
         let is_ready = matches!(state("Ready"), None | Some("True"));
         let address = internal.address.parse().ok()?;
-        Some(NodeFacts { address, is_serving: gateway == "True" && is_ready })
+        let annotation =
+            node.metadata.annotations.as_ref().and_then(|all| all.get(crate::NODE_PORTS_ANNOTATION));
+        let ports = annotation.map(|text| text.split(',').filter_map(|port| port.parse().ok()).collect());
+        Some(NodeFacts { address, is_serving: gateway == "True" && is_ready, ports })
+    }
+
+    /// Whether connections to this port of the node are accepted.
+    pub(super) fn serves(&self, port: u16) -> bool {
+        self.is_serving && self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
     }
 }

@@ -185,13 +185,13 @@ impl Objects {
         })
     }
 
-    /// Every node whose gateway listens.
+    /// Every node whose gateway listens at the port: one that does not yet, or cannot, would refuse connections.
     fn node_slice(&self, service: &str, port_name: &str, target: u16) -> Vec<Value> {
         let of = |is_ipv6: bool| {
             let endpoints: Vec<Value> = self
                 .nodes
                 .iter()
-                .filter(|(_, node)| node.is_serving && node.address.is_ipv6() == is_ipv6)
+                .filter(|(_, node)| node.serves(target) && node.address.is_ipv6() == is_ipv6)
                 .map(|(name, node)| {
                     json!({"addresses": [node.address], "nodeName": name, "conditions": {"ready": true}})
                 })

@@ -249,6 +249,46 @@ fn a_gateways_service_leads_to_nodes_and_for_datagrams_to_endpoints() {
     assert_eq!(index.publications().0[0].service["spec"]["ports"][0]["targetPort"], target);
 }
 
+/// A node that says where its gateway listens.
+fn listening_node(index: &mut Index, name: &str, ports: &str) {
+    let node = json!({
+        "metadata": {"name": name, "annotations": {"skep.io/gateway-ports": ports}},
+        "status": {
+            "conditions": [{"type": "GatewayReady", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": "192.0.2.10"}],
+        },
+    });
+    index.gateway_api().apply_node(&serde_json::from_value(node).unwrap());
+}
+
+#[test]
+fn a_gateways_service_leads_only_to_nodes_that_listen_at_its_port() {
+    let mut index = index();
+    pool(&mut index);
+    gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
+    index.compile(0);
+    let publication = index.publications().0.remove(0);
+    let target = publication.service["spec"]["ports"][0]["targetPort"].clone();
+    index.apply_service(&serde_json::from_value(publication.service).unwrap());
+    let before = index.gateway_api().revision();
+    for (name, ports) in
+        [("late", "80,443".to_owned()), ("ready", format!("443,{target}")), ("none", String::new())]
+    {
+        listening_node(&mut index, name, &ports);
+    }
+    index.compile(0);
+    let endpoints = index.publications().0[0].slices[0]["endpoints"].clone();
+    let names: Vec<&str> =
+        endpoints.as_array().unwrap().iter().filter_map(|endpoint| endpoint["nodeName"].as_str()).collect();
+    // An agent of an older release does not say where it listens.
+    assert_eq!(names, ["node", "ready"]);
+    // A node that opens a port changes no route.
+    let routed = index.gateway_api().revision();
+    listening_node(&mut index, "late", &target.to_string());
+    assert!(routed > before && index.gateway_api().revision() == routed);
+    assert_eq!(index.publications().0[0].slices[0]["endpoints"].as_array().unwrap().len(), 3);
+}
+
 #[test]
 fn without_pools_nodes_pass_connections_on_and_datagrams_wait() {
     let mut index = index();

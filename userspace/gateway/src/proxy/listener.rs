@@ -40,6 +40,14 @@ pub struct Bound {
     pub failed: BTreeMap<SocketAddr, String>,
 }
 
+impl Bound {
+    /// The ports that are open at every address.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let is_open = |port: &u16| self.failed.keys().all(|address| address.port() != *port);
+        self.open.iter().map(SocketAddr::port).filter(is_open).collect()
+    }
+}
+
 impl Gateway {
     /// Listens on each address at each port of the configuration, as it changes, until `stop`. `bound` receives where it listens. Returns
     /// when the last connections have ended.

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use skep_gateway::acme::Challenges;
 use skep_gateway::ingress::{Index, Ports, Problem};
-use skep_gateway::{Bound, Gateway, NODE_CONDITION as CONDITION};
+use skep_gateway::{Bound, Gateway, NODE_CONDITION as CONDITION, NODE_PORTS_ANNOTATION};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -184,7 +184,7 @@ impl Engine {
     }
 }
 
-/// Says on the Node whether its gateway listens.
+/// Says on the Node whether its gateway listens, and at which ports.
 async fn condition_of(client: kube::Client, node: String, bound: watch::Receiver<Bound>) {
     let nodes: Api<Node> = Api::all(client);
     condition::follow(&nodes, &node, bound, statement).await;
@@ -193,6 +193,8 @@ async fn condition_of(client: kube::Client, node: String, bound: watch::Receiver
 }
 
 fn statement(bound: &Bound) -> Statement {
+    let ports: Vec<String> = bound.ports().iter().map(ToString::to_string).collect();
+    let annotation = Some((NODE_PORTS_ANNOTATION, ports.join(",")));
     let Bound { open, failed } = bound;
     let addresses: Vec<String> = open.iter().map(ToString::to_string).collect();
     let failures: Vec<&str> = failed.values().map(String::as_str).collect();
@@ -207,7 +209,7 @@ fn statement(bound: &Bound) -> Statement {
     if !failures.is_empty() {
         message = format!("{message}; failed: {}", failures.join("; "));
     }
-    Statement { condition: CONDITION, holds, reason, message }
+    Statement { condition: CONDITION, holds, reason, message, annotation }
 }
 
 fn seconds_now() -> i64 {

@@ -34,7 +34,7 @@ fn a_route() -> impl Strategy<Value = (String, u8, Vec<&'static str>, Option<&'s
 fn aged<K: DeserializeOwned>(key: &str, age: u8, spec: Value) -> K {
     let (namespace, name) = key.split_once('/').unwrap();
     let meta = json!({
-        "namespace": namespace, "name": name, "uid": key, "resourceVersion": "7",
+        "namespace": namespace, "name": name, "uid": format!("{key} {age}"), "resourceVersion": "7",
         "creationTimestamp": format!("2026-01-0{}T00:00:00Z", age + 1),
     });
     serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap()
