@@ -4,6 +4,7 @@ mod addresses;
 mod authorizers;
 mod escalation;
 mod impersonation;
+mod in_force;
 mod issuers;
 mod nodes;
 mod plugins;

@@ -14,7 +14,7 @@ use crate::blocking::wait_for;
 use crate::identity::Identity;
 use crate::lock::RwLock;
 
-const RBAC: &str = "rbac.authorization.k8s.io";
+pub(crate) const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// The caches apply every change here, in order, before a read can see it.
 #[derive(Default)]

@@ -14,6 +14,7 @@ use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
 use crate::dial::Dialer;
+use crate::live_authorizer::RBAC;
 use crate::object::{Object, key};
 use crate::webhook;
 
@@ -97,11 +98,22 @@ impl Storage {
     /// The answer to a write. An object of a version that is not stored has the defaults of the stored version, and what
     /// that version does not know is gone.
     async fn written(&self, kind: &Kind, entry: &Entry, value: &Value) -> Result<Object, Status> {
+        self.wait_until_in_force(kind, entry.modified).await;
         if !convert::is_converted(kind) {
             return Ok(Object::written(kind, entry, value));
         }
         let stored = Arc::new(Object::from_entry(kind, entry));
         convert::one(&self.webhooks, kind, stored).await.map(|object| object.same())
+    }
+
+    /// Waits until this server decides by a write of rights: who got one may use it at once, and who lost one may not.
+    async fn wait_until_in_force(&self, kind: &Kind, revision: Revision) {
+        if kind.group == RBAC
+            && let Err(error) = self.caches.wait_for(revision).await
+        {
+            // The write holds all the same.
+            tracing::warn!(kind = %kind.kind, %error, "a write of rights is answered before it is in force");
+        }
     }
 
     /// The object that a dry run would have stored.
@@ -122,7 +134,10 @@ impl Storage {
     pub(crate) async fn remove(&self, kind: &Kind, old: &Object) -> Result<Object, Status> {
         let name = || old.key.rsplit('/').next().unwrap_or_default();
         match self.caches.store().delete(&old.key, Expect::Revision(old.revision)).await {
-            Ok((_, revision)) => Ok(old.deleted(revision)),
+            Ok((_, revision)) => {
+                self.wait_until_in_force(kind, revision).await;
+                Ok(old.deleted(revision))
+            }
             Err(StoreError::NotFound) => Err(Status::not_found(kind, name())),
             Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, name())),
             Err(error) => Err(store_error(error)),
