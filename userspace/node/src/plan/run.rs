@@ -318,9 +318,19 @@ fn probe_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) 
         });
         return;
     }
+    run_due_probes(steps, spec, container, &ProbeKind::ALL);
+}
+
+/// Runs those of these probes of a running container that are due.
+pub(super) fn run_due_probes(
+    steps: &mut Steps<'_>,
+    spec: &Spec<'_>,
+    container: &Container,
+    kinds: &[ProbeKind],
+) {
     let was_ready = was_ready(steps, spec);
     let started = probe::started(steps.observed, spec, container, was_ready);
-    for kind in ProbeKind::ALL {
+    for &kind in kinds {
         let Some(settings) = kind.of(&spec.container) else { continue };
         // The startup probe runs alone, and never again after it has passed.
         if (kind == ProbeKind::Startup) == started

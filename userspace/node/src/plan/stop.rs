@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::PodStatus;
 
 use super::later::later;
 use super::memory::is_terminal;
-use super::model::{Action, Class, Container, Task, specs};
-use super::run::main_containers_done;
+use super::model::{Action, Class, Container, ProbeKind, Task, specs};
+use super::run::{main_containers_done, run_due_probes};
 use super::{Steps, spec_grace};
 
 /// A kill in flight is repeated when it may last this much longer than the time that is left.
@@ -72,8 +72,14 @@ fn kill_containers(steps: &mut Steps<'_>) -> bool {
     let running: Vec<Container> =
         steps.observed.containers.iter().filter(|c| c.is_running()).cloned().collect();
     let (mut late, first): (Vec<_>, Vec<_>) =
-        running.into_iter().partition(|c| sidecars.contains(&c.name.as_str()));
+        running.iter().cloned().partition(|c| sidecars.contains(&c.name.as_str()));
     late.sort_by_key(|c| sidecars.iter().position(|name| *name == c.name));
+    // Whether it still serves decides on its endpoints; no other probe matters any more.
+    for spec in &specs {
+        for container in running.iter().filter(|container| container.name == spec.container.name) {
+            run_due_probes(steps, spec, container, &[ProbeKind::Readiness]);
+        }
+    }
     let starting =
         steps.observed.memory.in_flight.keys().any(|t| matches!(t, Task::Start(_) | Task::Sandbox));
     if let Some(stopping) = steps.observed.memory.stopping

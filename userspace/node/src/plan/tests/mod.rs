@@ -133,6 +133,25 @@ fn deletion_kills_reports_removes_and_only_then_deletes() {
 }
 
 #[test]
+fn a_pod_that_stops_is_asked_whether_it_is_ready_and_for_nothing_else() {
+    let probe = json!({"tcpSocket": {"port": 80}, "periodSeconds": 2, "failureThreshold": 1});
+    let spec = main_only(json!({"readinessProbe": probe, "livenessProbe": probe}));
+    let mut world = World::new(spec).live("main", [Life::Serves { stops_after: 100 }]);
+    world.pass(5);
+    world.delete(60);
+    world.pass(5);
+    assert_eq!(world.condition("Ready"), "True", "it serves until it says otherwise");
+    for kind in [ProbeKind::Readiness, ProbeKind::Liveness] {
+        world.probes.insert(("main".into(), kind), false);
+    }
+    world.pass(5);
+    assert_eq!(world.condition("Ready"), "False");
+    assert_eq!(world.times("kill main 60"), [5], "no probe kills it once more");
+    world.pass(60);
+    assert!(world.finished);
+}
+
+#[test]
 fn a_container_that_ignores_sigterm_dies_with_the_grace() {
     let mut world = World::new(main_only(json!({}))).live("main", [Life::Serves { stops_after: 1000 }]);
     world.pass(5);
