@@ -121,11 +121,13 @@ fn has_address(pod: &Pod, ip: IpAddr) -> bool {
     !has_ended(pod) && all.any(|own| own == ip)
 }
 
+/// Ports need not be declared: a pod that declares none may serve at any.
 fn serves_in_host_network(pod: &Pod, port: u16) -> bool {
     let Some(spec) = pod.spec.as_ref().filter(|spec| spec.host_network == Some(true)) else { return false };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
-    !has_ended(pod) && ports.any(|declared| declared.container_port == i32::from(port))
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten()).peekable();
+    let serves = ports.peek().is_none() || ports.any(|declared| declared.container_port == i32::from(port));
+    serves && !has_ended(pod)
 }
 
 #[cfg(test)]
@@ -149,13 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_own_ports_are_those_that_its_pods_declare() {
+    fn the_nodes_own_ports_are_those_of_pods_in_its_network() {
         let containers = json!([{"name": "c", "ports": [{"containerPort": 9100}]}]);
         let in_host =
             pod(json!({"hostNetwork": true, "containers": containers}), json!({"phase": "Running"}));
         let apart = pod(json!({"containers": containers}), json!({"phase": "Running"}));
         assert!(serves_in_host_network(&in_host, 9100) && !serves_in_host_network(&in_host, 22));
         assert!(!serves_in_host_network(&apart, 9100));
+        let silent = json!({"hostNetwork": true, "containers": [{"name": "c"}]});
+        assert!(serves_in_host_network(&pod(silent.clone(), json!({"phase": "Running"})), 9100));
+        assert!(!serves_in_host_network(&pod(silent, json!({"phase": "Failed"})), 9100));
     }
 
     #[tokio::test]
