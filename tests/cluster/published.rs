@@ -210,6 +210,7 @@ fn no_request_fails_while_a_published_application_is_updated() -> Result<()> {
     for client in &mut clients {
         client.until_it_is_served()?;
     }
+    nodes_say_where_they_listen(kubectl)?;
     let (load, count) = (&Load::default(), clients.len());
     std::thread::scope(|scope| {
         let _ending = Ending(load);
@@ -259,6 +260,16 @@ fn address_of_gateway(kubectl: &Kubectl) -> Result<IpAddr> {
         error.context(gateway.unwrap_or_default())
     })?;
     Ok(address.parse()?)
+}
+
+/// A Node that does not say it would count as one that listens at every port.
+fn nodes_say_where_they_listen(kubectl: &Kubectl) -> Result<()> {
+    // Of the Ingress, and at least one of the Gateway.
+    let says = |node: &Value| {
+        let ports = text(node, "/metadata/annotations/skep.io~1gateway-ports");
+        ports.contains(',') && ports.split(',').any(|port| port == "443")
+    };
+    kubectl.wait(&["nodes"], STEP_TIMEOUT, |nodes| nodes.iter().all(says).then_some(()))
 }
 
 fn pods(space: &Space<'_>) -> Result<BTreeSet<String>> {
