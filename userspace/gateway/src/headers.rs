@@ -18,11 +18,13 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// They belong to one connection (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] =
+static HOP_BY_HOP: [HeaderName; 6] =
     [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
 /// Only this gateway says who the client is.
-const OWN: [HeaderName; 6] =
+static OWN: [HeaderName; 6] =
     [FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, REAL_IP];
+/// Fields that a request gets here: [`OWN`] and a host.
+const ADDED_FIELDS: usize = 7;
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const NAME: HeaderValue = HeaderValue::from_static("skep");
 
@@ -35,7 +37,7 @@ pub(crate) struct Origin<'a> {
     pub(crate) port: u16,
     pub(crate) is_tls: bool,
     /// Host and port as the client wrote them.
-    pub(crate) authority: &'a str,
+    pub(crate) authority: &'a HeaderValue,
 }
 
 /// A client's address as headers have it.
@@ -47,7 +49,8 @@ pub(crate) fn address_of(client: IpAddr) -> HeaderValue {
 /// routes.
 pub(crate) fn switch_of(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     let to = headers.get(UPGRADE).filter(|_| version == Version::HTTP_11)?;
-    let asks = headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token == "upgrade");
+    let mut said = headers.get_all(CONNECTION).iter().flat_map(tokens);
+    let asks = said.any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let is_one_name = to.as_bytes().iter().all(|byte| !b", ".contains(byte));
     (asks && is_one_name && !to.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| to.clone())
 }
@@ -65,14 +68,17 @@ pub(crate) fn to_endpoint(
     protocol: Protocol,
     switch: Option<HeaderValue>,
 ) {
-    let takes_trailers = headers.get_all(TE).iter().flat_map(tokens).any(|token| token == "trailers");
+    let takes_trailers = protocol == Protocol::H2c
+        && headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    // At once, not in steps.
+    headers.reserve(ADDED_FIELDS);
     remove_hop_by_hop(headers);
     // The gateway itself asks the client to go on, when the endpoint takes the body.
     headers.remove(EXPECT);
     remove_forged(headers);
     join_cookies(headers);
     set_origin(headers, origin);
-    if takes_trailers && protocol == Protocol::H2c {
+    if takes_trailers {
         headers.insert(TE, TRAILERS);
     }
     headers.remove(HOST);
@@ -101,24 +107,20 @@ pub(crate) fn to_client(headers: &mut HeaderMap, version: Version, switched: boo
 pub(crate) fn trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers);
     remove_forged(trailers);
-    for name in [CONTENT_LENGTH, EXPECT, HOST, TRAILER].into_iter().chain(OWN) {
+    for name in [CONTENT_LENGTH, EXPECT, HOST, TRAILER].iter().chain(&OWN) {
         trailers.remove(name);
     }
 }
 
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(tokens)
-            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    // Usually there are few, and a look-up of each costs more than this.
+    let mut found: Vec<HeaderName> =
+        headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    if found.contains(&CONNECTION) {
+        let named = headers.get_all(CONNECTION).iter().flat_map(tokens);
+        found.extend(named.filter_map(|token| HeaderName::from_bytes(token).ok()));
     }
-    for name in HOP_BY_HOP {
+    for name in found {
         headers.remove(name);
     }
 }
@@ -148,32 +150,24 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn set_origin(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let Origin { client, address, port, is_tls, authority } = *origin;
     let proto = if is_tls { "https" } else { "http" };
-    // Usually the request has it already.
-    let host = match headers.get(HOST).filter(|host| host.as_bytes() == authority.as_bytes()) {
-        Some(host) => Some(host.clone()),
-        None => HeaderValue::from_str(authority).ok(),
-    };
-    match host {
-        Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
-        None => drop(headers.remove(FORWARDED_HOST)),
-    }
+    headers.insert(FORWARDED_HOST, authority.clone());
     headers.insert(FORWARDED_FOR, address.clone());
     headers.insert(REAL_IP, address.clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
     headers.insert(FORWARDED_PORT, HeaderValue::from(port));
-    let text = address.to_str().unwrap_or_default();
     let is_ipv6 = client.to_canonical().is_ipv6();
     let (open, close) = if is_ipv6 { ("\"[", "]\"") } else { ("", "") };
-    match HeaderValue::try_from(format!("for={open}{text}{close};host=\"{authority}\";proto={proto}")) {
+    let [address, host] = [address, authority].map(|value| value.to_str().unwrap_or_default());
+    let forwarded = ["for=", open, address, close, ";host=\"", host, "\";proto=", proto].concat();
+    match HeaderValue::try_from(forwarded) {
         Ok(forwarded) => drop(headers.insert(FORWARDED, forwarded)),
         Err(_) => drop(headers.remove(FORWARDED)),
     }
 }
 
-/// The members of a list, in lower case.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = String> {
-    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-    text.split(',').map(|token| token.trim().to_owned()).collect::<Vec<_>>().into_iter()
+/// The members of a list, as they are written.
+pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]
@@ -189,8 +183,8 @@ mod tests {
 
     fn to_endpoint_from(headers: &mut HeaderMap, client: &str, protocol: Protocol) {
         let client = client.parse().unwrap();
-        let address = address_of(client);
-        let origin = Origin { client, address: &address, port: 443, is_tls: true, authority: "a.com:8443" };
+        let (address, authority) = (address_of(client), &HeaderValue::from_static("a.com:8443"));
+        let origin = Origin { client, address: &address, port: 443, is_tls: true, authority };
         to_endpoint(headers, &origin, protocol, None);
     }
 

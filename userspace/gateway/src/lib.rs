@@ -15,6 +15,7 @@ mod health;
 pub mod http_1;
 pub mod ingress;
 mod limits;
+mod outgoing;
 pub mod policy;
 mod proxy;
 pub mod routing;

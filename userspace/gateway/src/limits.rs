@@ -24,7 +24,6 @@ pub struct Limits {
     /// For connections that end when the gateway stops.
     pub drain_timeout: Duration,
     pub max_head_bytes: usize,
-    pub max_headers: usize,
     /// Of a request's body; `None`: any.
     pub max_body_bytes: Option<u64>,
     /// Of all clients.
@@ -55,7 +54,6 @@ impl Limits {
             switched_timeout: Duration::from_secs(3_600),
             drain_timeout: Duration::from_secs(10),
             max_head_bytes: 64 << 10,
-            max_headers: 128,
             max_body_bytes: None,
             max_connections,
             max_connections_of_address: max_connections / 2,

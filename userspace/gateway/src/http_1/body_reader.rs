@@ -1,10 +1,10 @@
 //! The body of a response, from pieces of any size. PURE.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::chunk::{take_end, take_size};
-use super::fields::Fields;
+use super::fields::headers_of;
 use super::{Framing, MAX_HEADERS, Malformed};
 
 const MAX_TRAILER_BYTES: usize = 16 << 10;
@@ -104,8 +104,8 @@ impl BodyReader {
 
     fn trailers(&mut self, input: &mut BytesMut) -> Result<Piece, Malformed> {
         let mut parsed = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let (length, fields) = match httparse::parse_headers(input, &mut parsed)? {
-            httparse::Status::Complete((length, parsed)) => (length, Fields::of(input, parsed)?),
+        let (length, trailers) = match httparse::parse_headers(input, &mut parsed)? {
+            httparse::Status::Complete((length, parsed)) => (length, headers_of(parsed)?),
             httparse::Status::Partial if input.len() < MAX_TRAILER_BYTES => return Ok(Piece::More),
             httparse::Status::Partial => return Err(Malformed::LargeTrailers),
         };
@@ -113,7 +113,7 @@ impl BodyReader {
             return Err(Malformed::LargeTrailers);
         }
         self.0 = State::End;
-        let trailers = fields.take(&input.split_to(length).freeze())?;
+        input.advance(length);
         Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) })
     }
 }

@@ -57,12 +57,14 @@ impl HeadReader {
     }
 
     fn is_due(&self, input: &[u8]) -> bool {
-        let new = self.unscanned(input);
-        let has_end =
-            new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
         let has_doubled = input.len() >= (2 * self.parsed).max(1);
-        has_end || has_doubled || input.len() >= MAX_HEAD_BYTES
+        // The search comes last: a head that is here as a whole, with a body behind it, needs none.
+        has_doubled || input.len() >= MAX_HEAD_BYTES || has_end(self.unscanned(input))
     }
+}
+
+fn has_end(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::header::{CONNECTION, HeaderMap};
 use http::{Method, StatusCode};
 
-use super::fields::Fields;
+use super::fields::headers_of;
 use super::{Framing, MAX_HEADERS, Malformed};
+use crate::headers::tokens;
 
 /// Bytes of a head. More are no head.
 pub const MAX_HEAD_BYTES: usize = 128 << 10;
@@ -37,8 +38,8 @@ impl ResponseHead {
         }
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Status)?;
         let is_http_10 = parsed.version == Some(0);
-        let fields = Fields::of(input, parsed.headers)?;
-        let headers = fields.take(&input.split_to(length).freeze())?;
+        let headers = headers_of(parsed.headers)?;
+        input.advance(length);
         let framing = Framing::of(method, status, is_http_10, &headers)?;
         let is_kept = if is_http_10 { says(&headers, b"keep-alive") } else { !says(&headers, b"close") };
         let keeps_open = is_kept && framing != Framing::Close && status != StatusCode::SWITCHING_PROTOCOLS;
@@ -48,7 +49,5 @@ impl ResponseHead {
 
 /// Whether `Connection` has this word.
 fn says(headers: &HeaderMap, word: &[u8]) -> bool {
-    let values = headers.get_all(CONNECTION).iter();
-    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
+    headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(word))
 }

@@ -1,11 +1,14 @@
 //! Responses in any pieces, those that could be read in two ways, and heads of requests.
 
 use bytes::BytesMut;
+use http::Method;
 use http::header::HeaderMap;
-use http::{Method, Request};
+use http::header::{HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use proptest::prelude::*;
 
 use super::*;
+use crate::outgoing::Outgoing;
 
 /// A whole response: its head, its body, its trailers, and what followed it.
 #[derive(Debug, PartialEq, Eq)]
@@ -179,11 +182,12 @@ fn a_response_that_is_cut_has_no_end() {
 #[test]
 fn a_head_says_what_its_body_is_and_not_what_the_client_said_of_it() {
     let head = |method: Method, headers: &[(&str, &str)]| {
-        let mut request = Request::builder().method(method).uri("/a?b");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0
+        let field = |(name, value): &(&str, &str)| -> (HeaderName, HeaderValue) {
+            (name.parse().unwrap(), value.parse().unwrap())
+        };
+        let headers = headers.iter().map(field).collect();
+        let (host, path) = (HeaderValue::from_static("b"), PathAndQuery::from_static("/a?b"));
+        Outgoing { method, host, path, headers, is_grpc: false }
     };
     for (method, headers, length, wanted) in [
         (Method::GET, vec![("host", "a")], Length::Known(0), "GET /a?b HTTP/1.1\r\nhost: a\r\n\r\n"),
@@ -191,20 +195,25 @@ fn a_head_says_what_its_body_is_and_not_what_the_client_said_of_it() {
             Method::GET,
             vec![("content-length", "0")],
             Length::Known(0),
-            "GET /a?b HTTP/1.1\r\ncontent-length: 0\r\n\r\n",
+            "GET /a?b HTTP/1.1\r\nhost: b\r\ncontent-length: 0\r\n\r\n",
         ),
-        (Method::POST, vec![], Length::Known(0), "POST /a?b HTTP/1.1\r\ncontent-length: 0\r\n\r\n"),
+        (
+            Method::POST,
+            vec![],
+            Length::Known(0),
+            "POST /a?b HTTP/1.1\r\nhost: b\r\ncontent-length: 0\r\n\r\n",
+        ),
         (
             Method::POST,
             vec![("content-length", "9"), ("x", "")],
             Length::Known(4),
-            "POST /a?b HTTP/1.1\r\nx: \r\ncontent-length: 4\r\n\r\n",
+            "POST /a?b HTTP/1.1\r\nhost: b\r\nx: \r\ncontent-length: 4\r\n\r\n",
         ),
         (
             Method::POST,
             vec![("content-length", "9"), ("transfer-encoding", "x")],
             Length::Unknown,
-            "POST /a?b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n",
+            "POST /a?b HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n",
         ),
     ] {
         let mut out = BytesMut::new();

@@ -177,7 +177,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // The activity of the connection is watched instead: this time would include that between requests.
         .header_read_timeout(None)
-        .max_headers(limits.max_headers)
+        // A head may have 100 fields, hyper's own bound. Another one would cost memory for each request.
         .max_buf_size(limits.max_head_bytes);
     builder
         .http2()

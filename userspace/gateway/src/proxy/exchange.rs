@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 use tokio::time::timeout;
 
@@ -19,6 +19,7 @@ use super::{Gateway, Shared};
 use crate::config::{Protocol, Retry, Timeouts};
 use crate::counters::{RouteCounters, add};
 use crate::limits::Limits;
+use crate::outgoing::Outgoing;
 use crate::policy::{Admitted, Preference};
 
 /// Endpoints that a request is sent to until one answers.
@@ -74,10 +75,11 @@ pub(super) async fn send(
     gateway: &Shared,
     cluster: &Cluster,
     protocol: Protocol,
-    request: Request<RequestBody>,
+    head: &Outgoing,
+    body: RequestBody,
     terms: &Terms,
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
-    let attempts = attempts(gateway, cluster, protocol, request, terms);
+    let attempts = attempts(gateway, cluster, protocol, head, body, terms);
     match terms.timeouts.request.filter(|limit| !limit.is_zero()) {
         Some(limit) => timeout(limit, attempts).await.unwrap_or(Err(SendError::ResponseTimeout)),
         None => attempts.await,
@@ -90,13 +92,14 @@ async fn attempts(
     gateway: &Shared,
     cluster: &Cluster,
     protocol: Protocol,
-    mut request: Request<RequestBody>,
+    head: &Outgoing,
+    mut body: RequestBody,
     terms: &Terms,
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let retry = terms.retry.as_ref();
     let repeats_all = retry.is_some() && !terms.repeats_only_idempotent;
-    let has_repeatable_body = retry.is_some() || request.body().is_end_stream();
-    let is_repeatable = repeats_all || is_idempotent(request.method()) && has_repeatable_body;
+    let has_repeatable_body = retry.is_some() || body.is_end_stream();
+    let is_repeatable = repeats_all || is_idempotent(&head.method) && has_repeatable_body;
     let max_attempts = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
     let began = Instant::now();
     let is_in_time = || terms.repeats_within.is_none_or(|limit| began.elapsed() < limit);
@@ -107,15 +110,15 @@ async fn attempts(
     for attempt in 1..=max_attempts {
         let now = gateway.now_ms();
         let Some(upstream) = cluster.prefer(terms.preference, &tried, now) else { break };
-        let copy = if is_repeatable { copy_of(&request) } else { None };
+        let copy = if is_repeatable { body.again() } else { None };
         let Unanswered { error, unsent } =
-            match upstream.send(request, protocol, !tried.is_empty(), &wait).await {
+            match upstream.send(head, body, protocol, !tried.is_empty(), &wait).await {
                 Ok((response, lease)) => {
                     upstream.health.succeeded();
                     match copy.filter(|_| {
                         attempt < max_attempts && is_in_time() && terms.retries(response.status())
                     }) {
-                        Some(again) => request = again,
+                        Some(again) => body = again,
                         None => return Ok((response, lease)),
                     }
                     add(&gateway.counters.retries);
@@ -132,7 +135,7 @@ async fn attempts(
         };
         last = error;
         match again {
-            Some(again) if attempt < max_attempts && may_spend() => request = again,
+            Some(again) if attempt < max_attempts && may_spend() => body = again,
             _ => break,
         }
         add(&gateway.counters.retries);
@@ -155,15 +158,6 @@ fn failed(gateway: &Shared, cluster: &Cluster, upstream: &Upstream, error: &Send
 
 fn is_idempotent(method: &Method) -> bool {
     method.is_safe() || *method == Method::PUT || *method == Method::DELETE
-}
-
-fn copy_of(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().again()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 /// What is counted and logged of a request when it ends.

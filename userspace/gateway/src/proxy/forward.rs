@@ -10,8 +10,8 @@ use http::header::{
     UPGRADE,
 };
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -29,6 +29,7 @@ use super::{acme, mirror, switched};
 use crate::config::{Listener, Protocol, Route};
 use crate::filters::{Cors, Filters, Rewrite};
 use crate::headers::{self, Origin};
+use crate::outgoing::Outgoing;
 use crate::policy::Values;
 use crate::routing::{Target, TargetError};
 
@@ -109,9 +110,11 @@ impl Refusal {
         match error {
             SendError::ResponseTimeout => Refusal::ResponseTimeout,
             SendError::NoEndpoint => Refusal::NoEndpoint,
-            SendError::Connect(_) | SendError::ConnectTimeout | SendError::Http1(_) | SendError::Http2(_) => {
-                Refusal::BadGateway
-            }
+            SendError::Connect(_)
+            | SendError::ConnectTimeout
+            | SendError::Http1(_)
+            | SendError::Http2(_)
+            | SendError::Host => Refusal::BadGateway,
         }
     }
 }
@@ -148,54 +151,6 @@ struct Onward {
     origin: Option<HeaderValue>,
     mirrors: Vec<Arc<Cluster>>,
     policy: Option<Box<Prepared>>,
-}
-
-/// A request as endpoints get it.
-pub(super) struct Outgoing {
-    method: Method,
-    authority: String,
-    path: PathAndQuery,
-    headers: HeaderMap,
-    pub(super) is_grpc: bool,
-}
-
-impl Outgoing {
-    /// In the form of a protocol: HTTP/1.1 has the host in a header, HTTP/2 in the target. `None`: the host cannot be one.
-    pub(super) fn request(&self, protocol: Protocol, body: RequestBody) -> Option<Request<RequestBody>> {
-        self.request_with(self.headers.clone(), protocol, body)
-    }
-
-    /// The same, when no other request follows: the headers are in it.
-    fn last_request(&mut self, protocol: Protocol, body: RequestBody) -> Option<Request<RequestBody>> {
-        let headers = std::mem::take(&mut self.headers);
-        self.request_with(headers, protocol, body)
-    }
-
-    fn request_with(
-        &self,
-        headers: HeaderMap,
-        protocol: Protocol,
-        body: RequestBody,
-    ) -> Option<Request<RequestBody>> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.headers_mut() = headers;
-        let mut parts = http::uri::Parts::default();
-        parts.path_and_query = Some(self.path.clone());
-        match protocol {
-            Protocol::H2c => {
-                parts.scheme = Some(Scheme::HTTP);
-                let authority = if self.authority.is_empty() { "localhost" } else { &self.authority };
-                parts.authority = Some(Authority::try_from(authority).ok()?);
-                *request.version_mut() = Version::HTTP_2;
-            }
-            Protocol::Http1 => {
-                request.headers_mut().entry(HOST).or_insert(HeaderValue::from_str(&self.authority).ok()?);
-            }
-        }
-        *request.uri_mut() = Uri::from_parts(parts).ok()?;
-        Some(request)
-    }
 }
 
 /// Answers a request.
@@ -334,9 +289,11 @@ fn decide(
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
     let path = outgoing_path(&target, &route, rewrites)?;
-    let client_authority = target.authority.to_owned();
-    let authority = rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref());
-    let authority = authority.unwrap_or(&client_authority).to_owned();
+    let authority = authority_of(head, &target)?;
+    let host = match rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref()) {
+        Some(host) => HeaderValue::from_str(host).map_err(|_| Refusal::BadGateway)?,
+        None => authority.clone(),
+    };
     let switch = headers::switch_of(head.version, &head.headers).filter(|_| protocol == Protocol::Http1);
     let origin = route.cors.as_ref().and_then(|cors| cors.allowed(&head.headers));
     let sender = Origin {
@@ -344,16 +301,24 @@ fn decide(
         address: &client.address,
         port: listener.public_port,
         is_tls: client.is_tls,
-        authority: &client_authority,
+        authority: &authority,
     };
     headers::to_endpoint(&mut head.headers, &sender, protocol, switch.clone());
     route.filters.request.apply(&mut head.headers);
     filters.request.apply(&mut head.headers);
     let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
-    let outgoing = Outgoing { method, authority, path, headers, is_grpc };
+    let outgoing = Outgoing { method, host, path, headers, is_grpc };
     let mirrors = mirror::draw(&snapshot, &route.mirrors);
     let onward = Onward { route, filters, cluster, protocol, outgoing, switch, origin, mirrors, policy };
     Ok(Decision::Onward(Box::new(onward)))
+}
+
+/// Host and port as the client wrote them.
+fn authority_of(head: &Parts, target: &Target<'_>) -> Result<HeaderValue, Refusal> {
+    match head.headers.get(HOST).filter(|host| host.as_bytes() == target.authority.as_bytes()) {
+        Some(host) => Ok(host.clone()),
+        None => HeaderValue::from_str(target.authority).map_err(|_| Refusal::BadGateway),
+    }
 }
 
 /// What the route's policy says of a request. `client`: with the port that it connected to.
@@ -510,13 +475,12 @@ async fn send(
     for mirror in mirrors {
         mirror::send(shared, mirror.clone(), outgoing, &mut body);
     }
-    let request = outgoing.last_request(*protocol, body).ok_or(Refusal::BadGateway)?;
     let terms = Terms {
         timeouts: route.timeouts,
         retry: route.retry.clone(),
         ..onward.policy.as_ref().map(|policy| policy.terms()).unwrap_or_default()
     };
-    let sent = exchange::send(shared, cluster, *protocol, request, &terms).await;
+    let sent = exchange::send(shared, cluster, *protocol, outgoing, body, &terms).await;
     let (mut response, lease) = sent.map_err(|error| Refusal::of(&error, state))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An endpoint that switches without being asked would speak past the gateway.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::exchange::{self, Terms};
-use super::forward::Outgoing;
 use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
-use crate::config::Mirror;
+use crate::config::{Mirror, Protocol};
+use crate::outgoing::Outgoing;
 
 /// The clusters that get a copy of this request.
 pub(super) fn draw(snapshot: &Snapshot, mirrors: &[Mirror]) -> Vec<Arc<Cluster>> {
@@ -21,13 +21,12 @@ pub(super) fn draw(snapshot: &Snapshot, mirrors: &[Mirror]) -> Vec<Arc<Cluster>>
 /// Sends a copy. The request itself does not wait for it: a copy that is slower than the body is given up.
 pub(super) fn send(shared: &Arc<Shared>, cluster: Arc<Cluster>, outgoing: &Outgoing, body: &mut RequestBody) {
     let protocol = match outgoing.is_grpc {
-        true => crate::config::Protocol::H2c,
+        true => Protocol::H2c,
         false => cluster.backend.protocol,
     };
-    let Some(request) = outgoing.request(protocol, body.copy()) else { return };
-    let shared = shared.clone();
+    let (shared, head, body) = (shared.clone(), outgoing.clone(), body.copy());
     tokio::spawn(async move {
         // Its response is not used, and what fails here is counted as a failure of the endpoint.
-        let _ = exchange::send(&shared, &cluster, protocol, request, &Terms::default()).await;
+        let _ = exchange::send(&shared, &cluster, protocol, &head, body, &Terms::default()).await;
     });
 }

@@ -8,7 +8,7 @@ use http::header::{
     SET_COOKIE, TRANSFER_ENCODING, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Shared;
@@ -18,6 +18,7 @@ use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
 use crate::config::Protocol;
+use crate::outgoing::Outgoing;
 use crate::policy::{Admitted, BasicAuth, ErrorPages, ExternalAuth, Policy, Preference, Values};
 
 const X_CODE: HeaderName = HeaderName::from_static("x-code");
@@ -64,6 +65,7 @@ pub(super) struct Prepared {
 /// To the service that authenticates.
 struct Question {
     cluster: Arc<Cluster>,
+    host: HeaderValue,
     path: PathAndQuery,
     headers: HeaderMap,
     sign_in: Option<HeaderValue>,
@@ -135,6 +137,7 @@ fn request_uri(values: &Values<'_>) -> String {
 fn question(external: &ExternalAuth, snapshot: &Snapshot, values: &Values<'_>) -> Result<Question, Denied> {
     let cluster = snapshot.cluster(external.backend).ok_or(Denied::Authentication)?;
     let path = PathAndQuery::try_from(external.path.fill(values)).map_err(|_| Denied::Authentication)?;
+    let host = HeaderValue::from_str(&external.host).map_err(|_| Denied::Authentication)?;
     let scheme = if values.is_tls { "https" } else { "http" };
     let url = format!("{scheme}://{}{}", values.authority, request_uri(values));
     let mut headers = values.headers.clone();
@@ -146,8 +149,7 @@ fn question(external: &ExternalAuth, snapshot: &Snapshot, values: &Values<'_>) -
     let back = external.request_redirect.as_ref().map(|redirect| redirect.fill(values));
     let client = values.client.to_canonical().to_string();
     for (name, text) in [
-        (HOST, &*external.host),
-        (X_ORIGINAL_URL, &url),
+        (X_ORIGINAL_URL, &*url),
         (X_ORIGINAL_METHOD, values.method.as_str()),
         (X_REAL_IP, &client),
         (X_FORWARDED_FOR, &client),
@@ -164,7 +166,7 @@ fn question(external: &ExternalAuth, snapshot: &Snapshot, values: &Values<'_>) -
         }
         HeaderValue::from_str(&location).ok()
     });
-    Ok(Question { cluster, path, headers, sign_in })
+    Ok(Question { cluster, host, path, headers, sign_in })
 }
 
 impl Prepared {
@@ -203,8 +205,8 @@ impl Prepared {
         let (Some(question), Some(external)) = (self.question.take(), self.policy.external.clone()) else {
             return Ok(None);
         };
-        let Question { cluster, path, headers: asked, sign_in } = question;
-        let answer = ask(shared, &cluster, external.method.clone(), path, asked).await;
+        let Question { cluster, host, path, headers: asked, sign_in } = question;
+        let answer = ask(shared, &cluster, external.method.clone(), host, path, asked).await;
         let (response, lease) = answer.map_err(|_| Denied::Authentication)?;
         let (head, mut body) = response.into_parts();
         lease.finish(&mut body);
@@ -247,9 +249,8 @@ impl Prepared {
                 headers.insert(name, value.clone());
             }
         }
-        headers.insert(HOST, HeaderValue::from_static("localhost"));
-        let path = PathAndQuery::from_static("/");
-        ask(shared, cluster, None, path, headers).await.ok()
+        let (host, path) = (HeaderValue::from_static("localhost"), PathAndQuery::from_static("/"));
+        ask(shared, cluster, None, host, path, headers).await.ok()
     }
 
     /// Changes a response on its way to the client.
@@ -301,12 +302,11 @@ async fn ask(
     shared: &Shared,
     cluster: &Cluster,
     method: Option<Method>,
+    host: HeaderValue,
     path: PathAndQuery,
     headers: HeaderMap,
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
-    let mut request = Request::new(RequestBody::Empty);
-    *request.method_mut() = method.unwrap_or(Method::GET);
-    *request.uri_mut() = path.into();
-    *request.headers_mut() = headers;
-    exchange::send(shared, cluster, Protocol::Http1, request, &Terms::default()).await
+    let method = method.unwrap_or(Method::GET);
+    let head = Outgoing { method, host, path, headers, is_grpc: false };
+    exchange::send(shared, cluster, Protocol::Http1, &head, RequestBody::Empty, &Terms::default()).await
 }

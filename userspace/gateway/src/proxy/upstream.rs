@@ -17,6 +17,7 @@ use super::http_1::{self, Connection, Http1Error};
 use super::request_body::{BodyState, RequestBody};
 use crate::config::Protocol;
 use crate::health::Health;
+use crate::outgoing::Outgoing;
 
 /// Idle connections to an endpoint that are kept.
 const MAX_IDLE: usize = 512;
@@ -37,6 +38,8 @@ pub(super) enum SendError {
     Http1(#[from] Http1Error),
     #[error("{0}")]
     Http2(#[from] hyper::Error),
+    #[error("the host cannot be that of a request of HTTP/2")]
+    Host,
     #[error("no response in time")]
     ResponseTimeout,
     #[error("the backend has no endpoint")]
@@ -49,6 +52,7 @@ impl SendError {
         match self {
             SendError::Http1(error) => matches!(error, Http1Error::Body(_) | Http1Error::Length),
             SendError::Http2(error) => error.is_user(),
+            SendError::Host => true,
             SendError::Connect(_)
             | SendError::ConnectTimeout
             | SendError::ResponseTimeout
@@ -70,8 +74,8 @@ pub(super) struct Wait {
 /// A request that was not answered.
 pub(super) struct Unanswered {
     pub(super) error: SendError,
-    /// The endpoint received nothing of it.
-    pub(super) unsent: Option<Request<RequestBody>>,
+    /// Its body, if the endpoint received nothing of it.
+    pub(super) unsent: Option<RequestBody>,
 }
 
 pub(super) struct Upstream {
@@ -148,7 +152,8 @@ impl Upstream {
     /// Sends a request. `fresh`: on a new connection, since the last one failed.
     pub(super) async fn send(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
+        head: &Outgoing,
+        body: RequestBody,
         protocol: Protocol,
         fresh: bool,
         wait: &Wait,
@@ -156,34 +161,35 @@ impl Upstream {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let lease = Lease { upstream: self.clone() };
         match protocol {
-            Protocol::Http1 => self.send_http_1(request, fresh, wait, lease).await,
-            Protocol::H2c => self.send_http_2(request, fresh, wait, lease).await,
+            Protocol::Http1 => self.send_http_1(head, body, fresh, wait, lease).await,
+            Protocol::H2c => self.send_http_2(head, body, fresh, wait, lease).await,
         }
     }
 
     async fn send_http_1(
         self: &Arc<Self>,
-        mut request: Request<RequestBody>,
+        head: &Outgoing,
+        mut body: RequestBody,
         fresh: bool,
         wait: &Wait,
         lease: Lease,
     ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         loop {
-            let kept = if fresh { None } else { self.take_idle(!request.body().is_end_stream()) };
+            let kept = if fresh { None } else { self.take_idle(!body.is_end_stream()) };
             let is_kept = kept.is_some();
             let connection = match kept {
                 Some(connection) => connection,
                 None => match self.connect(wait).await {
                     Ok(stream) => Connection::new(stream),
-                    Err(error) => return Err(Unanswered { error, unsent: Some(request) }),
+                    Err(error) => return Err(Unanswered { error, unsent: Some(body) }),
                 },
             };
-            let state = request.body().state().filter(|_| wait.extends);
-            match in_time(http_1::send(connection, request), state, wait.response).await {
+            let state = body.state().filter(|_| wait.extends);
+            match in_time(http_1::send(connection, head, body), state, wait.response).await {
                 Some(Ok(response)) => return Ok((response.map(EndpointBody::Http1), lease)),
                 Some(Err(failed)) => match failed.unsent {
                     // The endpoint closed a connection that was kept: take the next one.
-                    Some(unsent) if is_kept => request = unsent,
+                    Some(unsent) if is_kept => body = unsent,
                     unsent => return Err(Unanswered { error: failed.error.into(), unsent }),
                 },
                 None => return Err(Unanswered { error: SendError::ResponseTimeout, unsent: None }),
@@ -201,20 +207,24 @@ impl Upstream {
 
     async fn send_http_2(
         self: &Arc<Self>,
-        request: Request<RequestBody>,
+        head: &Outgoing,
+        body: RequestBody,
         fresh: bool,
         wait: &Wait,
         lease: Lease,
     ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         let mut sender = match self.http_2_sender(fresh, wait).await {
             Ok(sender) => sender,
-            Err(error) => return Err(Unanswered { error, unsent: Some(request) }),
+            Err(error) => return Err(Unanswered { error, unsent: Some(body) }),
         };
-        let state = request.body().state().filter(|_| wait.extends);
+        let state = body.state().filter(|_| wait.extends);
+        let Some(request) = head.for_http_2(body) else {
+            return Err(Unanswered { error: SendError::Host, unsent: None });
+        };
         match in_time(sender.try_send_request(request), state, wait.response).await {
             Some(Ok(response)) => Ok((response.map(EndpointBody::Http2), lease)),
             Some(Err(mut failed)) => {
-                let unsent = failed.take_message();
+                let unsent = failed.take_message().map(Request::into_body);
                 Err(Unanswered { error: failed.into_error().into(), unsent })
             }
             None => Err(Unanswered { error: SendError::ResponseTimeout, unsent: None }),

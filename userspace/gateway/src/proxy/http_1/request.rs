@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::super::request_body::RequestBody;
 use super::body::Http1Body;
@@ -12,6 +12,7 @@ use super::connection::Connection;
 use super::upload::Upload;
 use super::{Http1Error, ReadError};
 use crate::http_1::{HeadReader, ResponseHead};
+use crate::outgoing::Outgoing;
 
 /// Interim responses (RFC 9110, 15.2) before a final one.
 const MAX_INTERIM: usize = 16;
@@ -19,17 +20,17 @@ const MAX_INTERIM: usize = 16;
 /// A request without a response.
 pub(in super::super) struct Failed {
     pub(in super::super) error: Http1Error,
-    /// The endpoint received nothing of it.
-    pub(in super::super) unsent: Option<Request<RequestBody>>,
+    /// Its body, if the endpoint received nothing of it.
+    pub(in super::super) unsent: Option<RequestBody>,
 }
 
 /// Sends a request, and returns when the head of its response is there. Interim responses are not passed on: clients get their own.
 pub(in super::super) async fn send(
     connection: Connection,
-    request: Request<RequestBody>,
+    head: &Outgoing,
+    body: RequestBody,
 ) -> Result<Response<Http1Body>, Box<Failed>> {
-    let (head, body) = request.into_parts();
-    let upload = Upload::new(&head, body);
+    let upload = Upload::new(head, body);
     let mut exchange = Exchange {
         connection,
         upload,
@@ -39,10 +40,7 @@ pub(in super::super) async fn send(
     };
     match poll_fn(|context| exchange.poll(context, &head.method)).await {
         Ok(head) => Ok(exchange.respond(head)),
-        Err(error) => {
-            let unsent = exchange.upload.unsent().map(|body| Request::from_parts(head, body));
-            Err(Box::new(Failed { error, unsent }))
-        }
+        Err(error) => Err(Box::new(Failed { error, unsent: exchange.upload.unsent() })),
     }
 }
 

@@ -7,14 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::header::TRAILER;
-use http::request::Parts;
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use super::super::request_body::RequestBody;
 use super::Http1Error;
 use crate::headers;
-use crate::http_1::{Length, write_head};
+use crate::http_1::{Length, write_field, write_head};
+use crate::outgoing::Outgoing;
 
 /// A piece of a body up to this size is copied behind what is to be sent; a larger one is sent from where it is.
 const MAX_COPIED_BYTES: usize = 8 << 10;
@@ -38,17 +38,18 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(head: &Parts, body: RequestBody) -> Upload {
+    pub(super) fn new(head: &Outgoing, body: RequestBody) -> Upload {
         let length = body.size_hint().exact().map_or(Length::Unknown, Length::Known);
         let mut out = BytesMut::new();
         write_head(head, length, &mut out);
+        let is_ended = length == Length::Known(0);
         Upload {
             body,
             out,
             data: Bytes::new(),
             length,
-            has_trailers: head.headers.contains_key(TRAILER),
-            is_ended: length == Length::Known(0),
+            has_trailers: !is_ended && head.headers.contains_key(TRAILER),
+            is_ended,
             has_sent: false,
             has_begun: false,
         }
@@ -154,9 +155,7 @@ impl Upload {
         if let Some(mut trailers) = trailers.filter(|_| self.has_trailers) {
             headers::trailers(&mut trailers);
             for (name, value) in &trailers {
-                for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                    self.out.put_slice(part);
-                }
+                write_field(name, value, &mut self.out);
             }
         }
         self.out.put_slice(b"\r\n");
