@@ -20,6 +20,7 @@ use skep_datapath::{At, Collected, Datapath, DatapathError, FlowGroup, Timeouts}
 use skep_netplan::{DatagramServices, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
+use super::drops::Drops;
 use crate::node::{Node, runtime};
 
 /// What a classifier said.
@@ -178,6 +179,7 @@ pub(crate) struct Lab {
     pub(crate) node: Node,
     /// Where classifiers run.
     pub(crate) at: At,
+    drops: Drops,
     _outside: NetNs,
 }
 
@@ -194,7 +196,7 @@ impl Lab {
         let start = if overlay { Node::with_overlay } else { Node::new };
         let mut node = start(&format!("sk{name}n"), &outside, &addrs)?;
         node.apply(&writes())?;
-        Ok(Lab { node, at: At::default(), _outside: outside })
+        Ok(Lab { node, at: At::default(), drops: Drops::new(), _outside: outside })
     }
 
     /// Opens the datapath again, with an empty table of so many flows.
@@ -270,11 +272,9 @@ impl Lab {
 
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
-        let counters = datapath.counters()?;
-        let before = counters.drops()?;
+        let before = self.drops.before(datapath)?;
         let (action, out) = self.node.netns.run(|| pass(datapath, program, packet, self.at))??;
-        let after = counters.drops()?;
-        let reason = before.iter().zip(&after).find(|(b, a)| a.packets > b.packets).map(|(_, a)| a.reason);
+        let reason = self.drops.reason(&before)?;
         let verdict = match action {
             0 => Verdict::Pass,
             // Every fragment of the lab that goes on is translated.

@@ -1,6 +1,7 @@
 //! Packet tables: packet in, verdict and packet out, both families, every protocol that services have.
 
 mod bandwidth;
+mod drops;
 pub(crate) mod fragments;
 pub(crate) mod frame;
 mod generation;
