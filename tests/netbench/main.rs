@@ -21,7 +21,9 @@ mod run;
 mod samples;
 mod scale;
 mod skep;
+mod sockets;
 mod source;
+mod spliced;
 mod targets;
 mod world;
 
@@ -44,6 +46,8 @@ enum Command {
     Serve { listen: SocketAddr },
     /// Make requests
     Client(client::Client),
+    /// Look at what sockets do
+    Sockets,
     /// Be a node's agent
     Agent(agent::Arguments),
     /// Measure a node of a large cluster
@@ -58,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Command::Place(arguments) => placement::enter(arguments),
         Command::Serve { listen } => client::serve(listen),
         Command::Client(client) => client::measure(&client),
+        Command::Sockets => sockets::run(),
         Command::Agent(arguments) => agent::run(arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::ScaleAgent(arguments) => scale::run_agent(arguments),

@@ -12,6 +12,7 @@ use crate::requests::{self, Effort};
 use crate::samples::Samples;
 use crate::skep::Skep;
 use crate::source::Source;
+use crate::spliced::Spliced;
 use crate::world::{Loopback, Routed, Subject, Veth, Way};
 use crate::{ablation, agent, control, forward, new_flow, policy, programs, targets};
 
@@ -115,6 +116,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             ways.retain(|way| is_asked(&arguments.subject, way.subject.name));
             requests::measure(&ways, throughput, scale.effort, &mut samples)?;
         }
+        if is_wanted(Part::Requests) && is_asked(&arguments.subject, "spliced") {
+            worlds.spliced.behaviour(&mut samples)?;
+        }
         if is_wanted(Part::NodePort) {
             worlds.node_port(&scale, &mut samples)?;
         }
@@ -151,6 +155,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Every subject's namespaces, side by side.
 struct Worlds {
     loopback: Loopback,
+    spliced: Spliced,
     veth: Veth,
     joined: Joined,
     routed: Routed,
@@ -165,6 +170,7 @@ impl Worlds {
         let step = Step::new("namespaces, rules, maps");
         let worlds = Worlds {
             loopback: Loopback::new()?,
+            spliced: Spliced::new()?,
             veth: Veth::new()?,
             joined: Joined::new()?,
             routed: Routed::new("nb-r")?,
@@ -185,7 +191,13 @@ impl Worlds {
     }
 
     fn ways(&self) -> Vec<Way> {
-        let mut ways = vec![self.loopback.way(), self.veth.way(), self.joined.way(), self.routed.direct()];
+        let mut ways = vec![
+            self.loopback.way(),
+            self.spliced.way(),
+            self.veth.way(),
+            self.joined.way(),
+            self.routed.direct(),
+        ];
         for (name, worlds) in [("nftables", &self.nftables), ("iptables", &self.iptables)] {
             ways.extend(worlds.iter().map(|(services, world)| world.service(name, *services)));
         }

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// Measure, and who is measured by it.
-const EXPECTED: [(&str, &[&str]); 12] = [
-    ("rr", &["loopback", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
-    ("crr", &["loopback", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
+const EXPECTED: [(&str, &[&str]); 13] = [
+    ("rr", &["loopback", "spliced", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
+    ("crr", &["loopback", "spliced", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
+    ("sockets_unread", &["loopback", "spliced"]),
     ("iperf_tcp", &["skep"]),
     ("iperf_udp", &["skep"]),
     ("nodeport_pps", &["nftables", "iptables", "skep"]),

@@ -46,11 +46,18 @@ const SKEP_MOST_SERVICES: Subject = skep(100_000, Some(true));
 const SKEP_ONE_SERVICE: Subject = skep(1, Some(true));
 const NFTABLES: Subject = Subject { name: "nftables", services: Some(USUAL_SERVICES), policy: None };
 
-const RATIOS: [Ratio; 8] = [
+const RATIOS: [Ratio; 9] = [
     Ratio { name: "crr/routed", measure: "crr", of: SKEP_USUAL, over: plain("routed"), least: 1.08 },
     Ratio { name: "crr/loopback", measure: "crr", of: SKEP_USUAL, over: plain("loopback"), least: 0.93 },
     Ratio { name: "rr/routed", measure: "rr", of: SKEP_USUAL, over: plain("routed"), least: 1.10 },
     Ratio { name: "rr/loopback", measure: "rr", of: SKEP_USUAL, over: plain("loopback"), least: 0.95 },
+    Ratio {
+        name: "rr, spliced/loopback",
+        measure: "rr",
+        of: plain("spliced"),
+        over: plain("loopback"),
+        least: 1.6,
+    },
     Ratio {
         name: "crr/1 service",
         measure: "crr",

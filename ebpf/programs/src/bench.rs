@@ -1,15 +1,18 @@
 //! The benchmark's own programs; Skep does not load them.
 //!
 //! Empty programs, the least program that joins two pods, a source and a sink of packets, a program that restores the packet
-//! before it calls the measured one, and one that tags frames.
+//! before it calls the measured one, one that tags frames, and two that splice the sockets of a connection.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
-use aya_ebpf::btf_maps::{Array, ProgramArray};
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, TC_ACT_OK,
+    TC_ACT_SHOT, sk_action, xdp_action,
+};
+use aya_ebpf::btf_maps::{Array, ProgramArray, SockHash};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_push};
-use aya_ebpf::macros::{btf_map, classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::macros::{btf_map, classifier, sk_msg, sock_ops, xdp};
+use aya_ebpf::programs::{SkMsgContext, SockOpsContext, TcContext, XdpContext};
 
 /// Bytes of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 42;
@@ -18,6 +21,7 @@ const SOURCE_PORT: usize = 34;
 /// IEEE 802.1Q.
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const VLAN: u16 = 100;
+const AF_INET: u32 = 2;
 /// Flows that [`send_xdp`] makes, by source port.
 const FLOWS: u32 = 64;
 const FIRST_PORT: u32 = 20_000;
@@ -128,6 +132,37 @@ pub fn send_xdp(ctx: XdpContext) -> u32 {
         packet.add(SOURCE_PORT).cast::<u16>().write_unaligned(port.to_be());
         bpf_redirect(core::ptr::read_volatile(&raw const DEVICE), 0) as u32
     }
+}
+
+/// A connection over IPv4 as one of its sockets has it: the own address and port, the other end's address and port.
+type Ends = [u32; 4];
+
+/// Established sockets.
+#[btf_map]
+static SPLICED: SockHash<Ends, 4096> = SockHash::new();
+
+/// Puts every socket of the cgroup into [`SPLICED`] that is connected over IPv4.
+#[sock_ops]
+pub fn splice_established(ctx: SockOpsContext) -> u32 {
+    let established =
+        matches!(ctx.op(), BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB);
+    if established && ctx.family() == AF_INET {
+        let other = [ctx.remote_ip4(), u32::from_be(ctx.remote_port())];
+        let mut ends: Ends = [ctx.local_ip4(), ctx.local_port(), other[0], other[1]];
+        // SAFETY: the kernel's context is valid until the program ends.
+        let _ = SPLICED.update(&mut ends, unsafe { &mut *ctx.ops }, 0);
+    }
+    1
+}
+
+/// Hands a message to the socket at the other end, past TCP. Without one there it goes as TCP.
+#[sk_msg]
+pub fn splice_message(ctx: SkMsgContext) -> u32 {
+    // SAFETY: the kernel's context is valid until the program ends.
+    let msg = unsafe { &*ctx.msg };
+    let mut other: Ends = [msg.remote_ip4, u32::from_be(msg.remote_port), msg.local_ip4, msg.local_port];
+    let _ = SPLICED.redirect_msg(&ctx, &mut other, BPF_F_INGRESS as u64);
+    sk_action::SK_PASS
 }
 
 #[unsafe(link_section = "license")]
