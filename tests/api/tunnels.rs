@@ -10,7 +10,7 @@ use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, LogParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Client, Resource};
 use rustls::pki_types::pem::PemObject as _;
@@ -130,19 +130,17 @@ async fn a_pod_is_reached_through_the_tunnel_and_only_while_it_stands() {
     assert!(code == 503 && text.contains("node a has no tunnel to this server"), "{code} {text}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_nodes_flow_log_is_read_through_its_tunnel_by_those_who_may() {
-    let server = TestApiServer::listen(|_| {}).await.unwrap();
-    let client = server.client();
+/// Node `a`, whose kubelet API answers so; and its tunnel.
+async fn create_node<A, F>(server: &TestApiServer, answer: A) -> (Keeper, CancellationToken)
+where
+    A: Fn(hyper::Request<hyper::body::Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = far_end::Answer> + Send + 'static,
+{
     let own = own_address();
     let serving = server.ca.issue_for("system:node:a", "system:nodes", &own.to_string()).unwrap();
-    // What the agent was asked.
-    let answer = |request: hyper::Request<hyper::body::Incoming>| async move {
-        far_end::Answer::new(Full::new(Bytes::from(request.uri().to_string())).boxed())
-    };
     let kubelet = serve(own, tls(&serving, Some(&server.ca.certificate)), answer).await;
     let node: Node = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<Node> = Api::all(server.client());
     nodes.create(&PostParams::default(), &node).await.unwrap();
     let status = Patch::Merge(json!({"status": {
         "addresses": [{"type": "InternalIP", "address": own.to_string()}],
@@ -151,7 +149,46 @@ async fn a_nodes_flow_log_is_read_through_its_tunnel_by_those_who_may() {
     nodes.patch_status("a", &PatchParams::default(), &status).await.unwrap();
     let certificate = server.ca.issue("system:node:a", "system:nodes").unwrap();
     let address = server.address().unwrap();
-    let (_keeper, _stop) = keep("a", address, &server.ca.certificate, &certificate, OnePod(kubelet));
+    keep("a", address, &server.ca.certificate, &certificate, OnePod(kubelet))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_the_node_refuses_is_a_status() {
+    let server = TestApiServer::listen(|_| {}).await.unwrap();
+    let client = server.client();
+    let answer = |_| async {
+        let text = "container \"c\" in pod \"p\" is waiting to start: ContainerCreating";
+        let mut answer = far_end::Answer::new(Full::new(Bytes::from(text)).boxed());
+        *answer.status_mut() = http::StatusCode::BAD_REQUEST;
+        answer
+    };
+    let _tunnel = create_node(&server, answer).await;
+    let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::default_namespaced(client.clone());
+    accounts.create(&PostParams::default(), &account).await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    for (name, node) in [("p", Some("a")), ("unscheduled", None)] {
+        let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "i"}]});
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    }
+    let error = pods.logs("p", &LogParams::default()).await.unwrap_err();
+    let kube::Error::Api(status) = error else { panic!("{error}") };
+    let got = (status.code, status.reason.as_str(), status.message.as_str());
+    let wanted = "container \"c\" in pod \"p\" is waiting to start: ContainerCreating";
+    assert_eq!(got, (400, "BadRequest", wanted));
+    assert_eq!(pods.logs("unscheduled", &LogParams::default()).await.unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_flow_log_is_read_through_its_tunnel_by_those_who_may() {
+    let server = TestApiServer::listen(|_| {}).await.unwrap();
+    let client = server.client();
+    // What the agent was asked.
+    let answer = |request: hyper::Request<hyper::body::Incoming>| async move {
+        far_end::Answer::new(Full::new(Bytes::from(request.uri().to_string())).boxed())
+    };
+    let _tunnel = create_node(&server, answer).await;
     let all = skep_api::flow_log::path("a", None);
     let asked = get(&client, &format!("{all}?last=3&follow=true")).await;
     assert_eq!(asked, (200, "/flows?last=3&follow=true".to_owned()));

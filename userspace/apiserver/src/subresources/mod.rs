@@ -5,6 +5,7 @@ mod binding;
 mod edit;
 mod eviction;
 mod finalize;
+mod log;
 mod pod_resize;
 pub(crate) mod proxy;
 mod scale;

@@ -1,11 +1,11 @@
-//! `log`, `exec`, `attach`, `portforward` and `proxy`: forwarded to the node, pod or service.
+//! `exec`, `attach`, `portforward` and `proxy`: forwarded to the node, pod or service. `log` has its own file.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::{CONNECTION, HOST, LOCATION, UPGRADE};
+use http::header::{HOST, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
@@ -13,7 +13,6 @@ use skep_api::{Status, find, meta};
 use crate::admission::{self, Operation};
 use crate::call::Call;
 use crate::endpoints::{is_address_of_pod, ready_pods};
-use crate::log_socket::Handshake;
 use crate::proxied_html::{Links, rewritten};
 use crate::remote_address::{AddressNotAllowed, RemoteAddress};
 use crate::request_info::Target;
@@ -47,7 +46,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
     }
     let headers = forwarded_headers(&call.headers);
     if call.target.subresource == "log" {
-        return log(server, &call, &object, &query, headers, request).await;
+        return super::log::handle(server, &call, &object, &query, headers, request).await;
     }
     if !is_proxy {
         let to = container(server, &call, &object, &query)?;
@@ -78,31 +77,6 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
 fn runs_commands(target: &Target) -> bool {
     let first = target.rest.trim_start_matches('/').split('/').next();
     &*target.kind.kind == "Node" && matches!(first, Some("exec" | "attach" | "portForward" | "run"))
-}
-
-/// A container's log; over a WebSocket if the client asks for one.
-async fn log(
-    server: &Inner,
-    call: &Call,
-    pod: &Value,
-    query: &str,
-    mut headers: HeaderMap,
-    mut request: Request,
-) -> Result<Response, Status> {
-    let to = container(server, call, pod, query)?;
-    let handshake = Handshake::of(&call.headers)?;
-    let client = handshake.is_some().then(|| hyper::upgrade::on(&mut request));
-    // The node serves the log to this server without a WebSocket.
-    headers.remove(UPGRADE);
-    headers.remove(CONNECTION);
-    let answered = forward(&server.dialer, to, headers, request).await;
-    let answer = answered.map_err(|error| Status::internal(format!("error dialing backend: {error}")))?;
-    match (handshake, client) {
-        (Some(handshake), Some(client)) if answer.status() == StatusCode::OK => {
-            Ok(handshake.answer(client, answer.into_body()))
-        }
-        _ => Ok(answer),
-    }
 }
 
 /// A redirection to the path with a slash, so that relative links of the proxied server work.
@@ -159,7 +133,12 @@ fn options(call: &Call) -> (&'static str, Value) {
 }
 
 /// The kubelet's URL for a subresource of a pod.
-fn container(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
+pub(super) fn container(
+    server: &Inner,
+    call: &Call,
+    pod: &Value,
+    query: &str,
+) -> Result<Destination, Status> {
     let (namespace, name) = (meta::namespace(pod), meta::name(pod));
     let node_name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node_name.is_empty() {

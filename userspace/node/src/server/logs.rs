@@ -111,11 +111,10 @@ fn attempt(pod: &Pod, container: &str, previous: bool) -> Result<u32, (StatusCod
         }
         (Some(waiting), false, false) => {
             let reason = waiting.reason.unwrap_or_default();
-            let pull = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
-            let why = if pull.contains(&reason.as_str()) {
-                format!("trying and failing to pull image: {reason}")
-            } else {
-                reason
+            let why = match reason.as_str() {
+                "ErrImagePull" => "image can't be pulled",
+                "ImagePullBackOff" => "trying and failing to pull image",
+                other => other,
             };
             bad(format!("container \"{container}\" in pod \"{name}\" is waiting to start: {why}"))
         }
