@@ -4,6 +4,7 @@ mod admission;
 mod eviction;
 mod images;
 mod node_api;
+mod objects;
 mod pods;
 mod resize;
 mod shutdown;

@@ -55,11 +55,30 @@ pub struct ObjectCache {
 #[derive(Default)]
 struct State {
     watches: HashMap<ObjectKey, Weak<WatchGuard>>,
-    last: HashMap<ObjectKey, Object>,
+    last: LastKnown,
+}
+
+/// Objects as they were last read; `None` for one that did not exist.
+#[derive(Default)]
+struct LastKnown(HashMap<ObjectKey, Option<Object>>);
+
+impl LastKnown {
+    /// Stores what was read. True if it differs from what was known: pods may use that.
+    fn remember(&mut self, key: &ObjectKey, object: Option<Object>) -> bool {
+        let read = object.as_ref().and_then(version);
+        match self.0.insert(key.clone(), object) {
+            None => false,
+            Some(before) => before.as_ref().and_then(version) != read,
+        }
+    }
+
+    fn get(&self, key: &ObjectKey) -> Option<Object> {
+        self.0.get(key).cloned().flatten()
+    }
 }
 
 impl ObjectCache {
-    /// `changes` receives the key of every watched object that changes.
+    /// `changes` receives the key of an object that differs from what was read before, whether a read or a watch finds it.
     pub fn new(client: Client, changes: mpsc::UnboundedSender<ObjectKey>) -> Self {
         Self { client, state: Arc::default(), changes }
     }
@@ -78,11 +97,12 @@ impl ObjectCache {
         };
         match fetched {
             Ok(object) => {
+                // The watch finds nothing new afterwards, so this informs the pods that have an earlier version.
                 self.remember(key, object.clone());
                 Ok(object)
             }
             Err(kube::Error::Api(status)) => Err(kube::Error::Api(status)),
-            Err(error) => match self.lock().last.get(key).cloned() {
+            Err(error) => match self.lock().last.get(key) {
                 Some(object) => Ok(Some(object)),
                 None => Err(error),
             },
@@ -125,36 +145,37 @@ impl ObjectCache {
     ) {
         let stream = kube::runtime::WatchStreamExt::default_backoff(stream);
         let mut stream = std::pin::pin!(stream);
+        let mut listed = false;
         loop {
             let object = match stream.try_next().await {
-                Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
+                Ok(Some(watcher::Event::Init)) => {
+                    listed = false;
+                    continue;
+                }
+                Ok(Some(watcher::Event::InitApply(object))) => {
+                    listed = true;
                     Some(wrap(object))
                 }
+                // It was deleted while nothing watched.
+                Ok(Some(watcher::Event::InitDone)) if !listed => None,
+                Ok(Some(watcher::Event::InitDone)) => continue,
+                Ok(Some(watcher::Event::Apply(object))) => Some(wrap(object)),
                 Ok(Some(watcher::Event::Delete(_))) => None,
-                Ok(Some(_)) => continue,
                 Ok(None) => return,
                 Err(error) => {
                     tracing::debug!(name = key.name, %error, "watch object failed");
                     continue;
                 }
             };
-            if self.remember(key, object) && self.changes.send(key.clone()).is_err() {
-                return;
-            }
+            self.remember(key, object);
         }
     }
 
-    /// Stores the value; true if it has changed.
-    fn remember(&self, key: &ObjectKey, object: Option<Object>) -> bool {
-        let mut state = self.lock();
-        let before = state.last.get(key).and_then(version);
-        match object {
-            None => state.last.remove(key).is_some(),
-            Some(object) => {
-                let changed = before.is_none() || before != version(&object);
-                state.last.insert(key.clone(), object);
-                changed
-            }
+    /// Stores what was read, and says so if it has changed.
+    fn remember(&self, key: &ObjectKey, object: Option<Object>) {
+        if self.lock().last.remember(key, object) {
+            // The agent ends: no pod is left to refresh.
+            let _ = self.changes.send(key.clone());
         }
     }
 
@@ -167,5 +188,37 @@ fn version(object: &Object) -> Option<String> {
     match object {
         Object::ConfigMap(map) => map.metadata.resource_version.clone(),
         Object::Secret(secret) => secret.metadata.resource_version.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(version: &str) -> Option<Object> {
+        let mut secret = Secret::default();
+        secret.metadata.resource_version = Some(version.to_owned());
+        Some(Object::Secret(Arc::new(secret)))
+    }
+
+    #[test]
+    fn a_read_that_differs_from_the_one_before_is_a_change() {
+        let key = ObjectKey { kind: ObjectKind::Secret, namespace: "a".into(), name: "b".into() };
+        let mut last = LastKnown::default();
+        for (read, changed) in [
+            (None, false),
+            (secret("1"), true),
+            (secret("1"), false),
+            (secret("2"), true),
+            // An answer that was under way.
+            (secret("1"), true),
+            (secret("2"), true),
+            (secret("2"), false),
+            (None, true),
+            (None, false),
+        ] {
+            assert_eq!(last.remember(&key, read.clone()), changed, "{read:?}");
+        }
+        assert!(last.get(&key).is_none());
     }
 }

@@ -16,7 +16,6 @@ mod remove;
 pub mod sub_path;
 mod tokens;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,16 +70,6 @@ impl VolumeError {
     fn is_api_unreachable(&self) -> bool {
         matches!(self, VolumeError::Api { source, .. } if !matches!(**source, kube::Error::Api(_)))
     }
-}
-
-/// What keeps a pod's volumes up to date while it runs.
-#[derive(Debug, Default)]
-pub struct VolumeWatch {
-    /// When a token must be renewed.
-    pub refresh_at: Option<Timestamp>,
-    /// Keep the watches of the mounted objects alive.
-    pub guards: Vec<Arc<WatchGuard>>,
-    pub keys: BTreeSet<ObjectKey>,
 }
 
 /// Makes, refreshes and removes the volumes of all pods.
@@ -163,15 +152,18 @@ impl VolumeManager {
         }
     }
 
-    /// Makes or refreshes every volume of the pod. `has_ended`: whether the pod of a uid uses its volumes no more.
+    /// Watches the objects. Call it before `prepare`, so that no change is missed.
+    pub fn follow_objects(&self, keys: &[ObjectKey]) -> Vec<Arc<WatchGuard>> {
+        keys.iter().map(|key| self.cache.follow(key)).collect()
+    }
+
+    /// Makes or refreshes every volume of the pod. Returns when a token must be renewed. `has_ended`: whether the pod of a uid uses its volumes no more.
     pub async fn prepare(
         &self,
         pod: &Pod,
         has_ended: &(dyn Fn(&str) -> bool + Sync),
-    ) -> Result<VolumeWatch, VolumeError> {
-        let keys: BTreeSet<ObjectKey> = payload::references(pod).into_iter().collect();
-        let guards = keys.iter().map(|key| self.cache.follow(key)).collect();
-        let mut watch = VolumeWatch { refresh_at: None, guards, keys };
+    ) -> Result<Option<Timestamp>, VolumeError> {
+        let mut refresh_at = None;
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
             if volume.image.is_some() {
                 // Its image is pulled before the start of the first container that mounts it.
@@ -188,9 +180,9 @@ impl VolumeManager {
                 }
                 other => other?,
             };
-            watch.refresh_at = [watch.refresh_at, refresh].into_iter().flatten().min();
+            refresh_at = [refresh_at, refresh].into_iter().flatten().min();
         }
-        Ok(watch)
+        Ok(refresh_at)
     }
 
     fn exists(&self, pod: &Pod, volume: &Volume) -> bool {

@@ -28,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 use crate::context::NodeContext;
 use crate::names;
 use crate::objects::ObjectKey;
+use crate::objects::WatchGuard;
 use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, Termination, merge_reported};
-use crate::volumes::VolumeWatch;
+use crate::volumes::payload;
 pub(crate) use allocate::recorded;
 use job::Job;
 pub(crate) use report::{SendResult, send_status};
@@ -68,7 +69,8 @@ impl Handle {
 }
 
 enum Done {
-    Action(Box<(Action, Outcome, Option<VolumeWatch>)>),
+    /// With the time when the volumes that it prepared need it again.
+    Action(Box<(Action, Outcome, Option<Timestamp>)>),
     Reported(Box<report::Reported>),
 }
 
@@ -94,7 +96,12 @@ struct Worker {
     reporting: bool,
     report_at: Option<Instant>,
     report_delay: Duration,
-    volume_watch: VolumeWatch,
+    /// When volumes are prepared again: a token is renewed, a failed refresh is repeated.
+    refresh_at: Option<Timestamp>,
+    /// What the volumes show has changed since their last preparation began.
+    volumes_stale: bool,
+    /// Keep the watches of the mounted objects alive.
+    guards: Vec<Arc<WatchGuard>>,
     shared: Shared,
     /// The status that the agent's other parts have.
     shown: Option<PodStatus>,
@@ -129,7 +136,9 @@ impl Worker {
             reporting: false,
             report_at: None,
             report_delay: report::MIN_RETRY_DELAY,
-            volume_watch: VolumeWatch::default(),
+            refresh_at: None,
+            volumes_stale: false,
+            guards: Vec::new(),
             shared,
             shown: None,
         }
@@ -213,9 +222,7 @@ impl Worker {
             }
             Message::ObjectChanged => {
                 self.observed.memory.retry_now(Timestamp::now());
-                if self.observed.memory.volumes == plan::model::Volumes::Ready {
-                    self.volume_watch.refresh_at = Some(Timestamp::now());
-                }
+                self.volumes_stale = true;
             }
         }
     }
@@ -267,13 +274,13 @@ impl Worker {
             starting.for_each(|(_, token)| token.cancel());
         }
         self.report(plan.status);
-        let refresh = self.volume_watch.refresh_at.filter(|_| {
+        let due = if self.volumes_stale { Some(now) } else { self.refresh_at };
+        let refresh = due.filter(|_| {
             self.observed.memory.stopping.is_none()
                 && self.observed.memory.volumes == plan::model::Volumes::Ready
                 && !self.observed.is_running(&Task::Volumes)
         });
         if refresh.is_some_and(|at| at <= now) {
-            self.volume_watch.refresh_at = None;
             self.begin(Action::PrepareVolumes, now);
         }
         let next = [plan.deadline, refresh].into_iter().flatten().min()?;
@@ -283,6 +290,9 @@ impl Worker {
 
     fn begin(&mut self, action: Action, now: Timestamp) {
         self.observed.begin(&action, now);
+        if action == Action::PrepareVolumes {
+            self.follow_objects();
+        }
         let cancel = CancellationToken::new();
         if let Some(task) = action.task() {
             self.cancels.insert(task, cancel.clone());
@@ -309,30 +319,41 @@ impl Worker {
         };
         self.tasks.spawn(async move {
             let performed = AssertUnwindSafe(perform::perform(&job, &action, &cancel)).catch_unwind().await;
-            let (outcome, volume_watch) = performed.unwrap_or_else(|panic| {
+            let (outcome, refresh_at) = performed.unwrap_or_else(|panic| {
                 let message = supervise::report(&job.context, &job.pod, "an action of the pod", &*panic);
                 (job::failed("Panic", message), None)
             });
-            Done::Action(Box::new((action, outcome, volume_watch)))
+            Done::Action(Box::new((action, outcome, refresh_at)))
         });
+    }
+
+    /// Before the volumes read their objects: a change from now on is a message, and makes what they read stale.
+    fn follow_objects(&mut self) {
+        self.volumes_stale = false;
+        let keys = payload::references(&self.granted);
+        self.guards = self.context.volumes.follow_objects(&keys);
+        *self.shared.interest.lock().unwrap_or_else(PoisonError::into_inner) = keys.into_iter().collect();
+    }
+
+    fn volumes_prepared(&mut self, done: bool, refresh_at: Option<Timestamp>) {
+        let now = Timestamp::now();
+        self.refresh_at = if done { refresh_at } else { Some(now + REFRESH_RETRY_INTERVAL) };
+        if !done && self.volumes_stale {
+            self.observed.memory.retry_now(now);
+        }
     }
 
     fn finished(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Action(ended)) => {
-                let (action, outcome, volume_watch) = *ended;
+                let (action, outcome, refresh_at) = *ended;
                 if let Some(task) = action.task() {
                     self.cancels.remove(&task);
                 }
                 let pod = self.granted.clone();
                 self.observed.finish(&pod, &action, &outcome, Timestamp::now());
-                if action == Action::PrepareVolumes && outcome != Outcome::Done {
-                    self.volume_watch.refresh_at = Some(Timestamp::now() + REFRESH_RETRY_INTERVAL);
-                }
-                if let Some(volume_watch) = volume_watch {
-                    *self.shared.interest.lock().unwrap_or_else(PoisonError::into_inner) =
-                        volume_watch.keys.clone();
-                    self.volume_watch = volume_watch;
+                if action == Action::PrepareVolumes {
+                    self.volumes_prepared(outcome == Outcome::Done, refresh_at);
                 }
                 if !matches!(action, Action::Probe { .. } | Action::Note(_) | Action::PrepareVolumes) {
                     self.observe_at = Some(Instant::now());

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
@@ -17,7 +18,6 @@ use crate::plan::{Action, Outcome, specs};
 use crate::probe_counts::CountedProbe;
 use crate::prober::{self, ProbeResult, Target};
 use crate::resources;
-use crate::volumes::VolumeWatch;
 use skep_cni::NetworkState;
 
 /// How the action ended, and the new watch of the pod's volumes if the action prepared them.
@@ -25,10 +25,10 @@ pub(super) async fn perform(
     job: &Job,
     action: &Action,
     cancel: &CancellationToken,
-) -> (Outcome, Option<VolumeWatch>) {
-    let mut volume_watch = None;
+) -> (Outcome, Option<Timestamp>) {
+    let mut refresh_at = None;
     let outcome = match action {
-        Action::PrepareVolumes => prepare_volumes(job, &mut volume_watch).await,
+        Action::PrepareVolumes => prepare_volumes(job, &mut refresh_at).await,
         Action::CreateSandbox { attempt } => create_sandbox(job, *attempt).await,
         Action::Start { name, attempt, sandbox } => {
             super::start::start(job, name, *attempt, sandbox, cancel).await
@@ -65,14 +65,14 @@ pub(super) async fn perform(
             "action failed"
         );
     }
-    (outcome, volume_watch)
+    (outcome, refresh_at)
 }
 
-async fn prepare_volumes(job: &Job, volume_watch: &mut Option<VolumeWatch>) -> Outcome {
+async fn prepare_volumes(job: &Job, refresh_at: &mut Option<Timestamp>) -> Outcome {
     let has_ended = |uid: &str| job.context.has_ended(uid);
     match job.context.volumes.prepare(&job.pod, &has_ended).await {
-        Ok(watch) => {
-            *volume_watch = Some(watch);
+        Ok(at) => {
+            *refresh_at = at;
             Outcome::Done
         }
         Err(error) => {

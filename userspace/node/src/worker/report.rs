@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -11,7 +10,6 @@ use tokio::time::Instant;
 
 use super::{Done, Worker};
 use crate::names;
-use crate::plan::model::Volumes;
 use crate::plan::{merge_reported, ready};
 use crate::static_pods::is_static;
 use crate::volumes::payload;
@@ -101,8 +99,8 @@ impl Worker {
     pub(super) fn refresh_fields(&mut self, pod: &Pod) {
         let (old, new) = (&self.pod.metadata, &pod.metadata);
         let same = old.labels == new.labels && old.annotations == new.annotations;
-        if !same && payload::shows_fields(pod) && self.observed.memory.volumes == Volumes::Ready {
-            self.volume_watch.refresh_at = Some(Timestamp::now());
+        if !same && payload::shows_fields(pod) {
+            self.volumes_stale = true;
         }
     }
 
