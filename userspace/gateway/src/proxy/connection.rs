@@ -1,6 +1,5 @@
 //! One connection of a client: handshake, requests, and its end.
 
-use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -153,8 +152,7 @@ where
     let (client, of_requests) = (Arc::new(client), activity.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let open = of_requests.begin(gateway.0.limits.max_aborted);
-        let answered = forward::answer(gateway.clone(), client.clone(), request, open);
-        async move { Ok::<_, Infallible>(answered.await) }
+        forward::answer(gateway.clone(), client.clone(), request, open)
     });
     let server = builder(limits);
     let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));

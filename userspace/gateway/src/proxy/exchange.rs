@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,9 +80,9 @@ pub(super) async fn send(
     body: RequestBody,
     terms: &Terms,
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
-    let attempts = attempts(gateway, cluster, protocol, head, body, terms);
+    let mut attempts = pin!(attempts(gateway, cluster, protocol, head, body, terms));
     match terms.timeouts.request.filter(|limit| !limit.is_zero()) {
-        Some(limit) => timeout(limit, attempts).await.unwrap_or(Err(SendError::ResponseTimeout)),
+        Some(limit) => timeout(limit, attempts.as_mut()).await.unwrap_or(Err(SendError::ResponseTimeout)),
         None => attempts.await,
     }
 }

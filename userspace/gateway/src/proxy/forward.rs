@@ -1,6 +1,7 @@
 //! The way of one request: target, route, endpoint, response.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -153,13 +154,13 @@ struct Onward {
     policy: Option<Box<Prepared>>,
 }
 
-/// Answers a request.
+/// Answers a request. Its future is moved several times for each request of HTTP/2, so what is rare in it is boxed.
 pub(super) async fn answer(
     gateway: Gateway,
     client: Arc<Client>,
     mut request: Request<Incoming>,
     mut open: InProgress,
-) -> Response<ResponseBody> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let shared = gateway.0.clone();
     let switched = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
@@ -201,7 +202,7 @@ pub(super) async fn answer(
     if closes {
         response.headers_mut().insert(CONNECTION, CLOSE);
     }
-    response
+    Ok(response)
 }
 
 fn own_response(
@@ -432,7 +433,10 @@ async fn go_on(
     state: &BodyState,
 ) -> Result<Answered, Refusal> {
     if let Some(mut policy) = onward.policy.take() {
-        let own = policy.authenticate(shared, &mut onward.outgoing.headers).await?;
+        let own = match policy.must_authenticate {
+            true => Box::pin(policy.authenticate(shared, &mut onward.outgoing.headers)).await?,
+            false => None,
+        };
         if let Some((status, headers)) = own {
             return Ok(Answered::Own(status, headers, Bytes::new()));
         }
@@ -450,8 +454,8 @@ async fn go_on(
         Err(refusal) => refusal.status(),
     };
     let page = match &onward.policy {
-        Some(policy) => policy.error_page(shared, status).await,
-        None => None,
+        Some(policy) if policy.has_page(status) => Box::pin(policy.error_page(shared, status)).await,
+        Some(_) | None => None,
     };
     let (response, lease) = match page {
         Some(page) => page,

@@ -54,7 +54,7 @@ pub(super) struct Prepared {
     pub(super) preference: Preference,
     pub(super) admitted: Option<Admitted>,
     is_canary: bool,
-    must_authenticate: bool,
+    pub(super) must_authenticate: bool,
     question: Option<Question>,
     error_pages: Option<(Arc<Cluster>, ErrorRequest)>,
     user_agent: Option<HeaderValue>,
@@ -193,9 +193,6 @@ impl Prepared {
         shared: &Shared,
         headers: &mut HeaderMap,
     ) -> Result<Option<(StatusCode, HeaderMap)>, Denied> {
-        if !self.must_authenticate {
-            return Ok(None);
-        }
         if let Some(basic) = self.policy.basic.clone()
             && !is_known(&basic, headers.get(AUTHORIZATION)).await
         {
@@ -233,15 +230,19 @@ impl Prepared {
         Ok(None)
     }
 
+    /// Whether the route's backend for errors answers instead of a response with this status.
+    pub(super) fn has_page(&self, status: StatusCode) -> bool {
+        self.policy.errors.as_ref().is_some_and(|pages| pages.statuses.contains(&status))
+    }
+
     /// The response of the route's backend for errors, instead of one with this status.
     pub(super) async fn error_page(
         &self,
         shared: &Shared,
         status: StatusCode,
     ) -> Option<(Response<EndpointBody>, Lease)> {
-        let pages = self.policy.errors.as_ref().filter(|pages| pages.statuses.contains(&status))?;
-        let (cluster, request) = self.error_pages.as_ref()?;
-        let ErrorPages { about, .. } = pages;
+        let (ErrorPages { about, .. }, (cluster, request)) =
+            self.policy.errors.as_ref().zip(self.error_pages.as_ref())?;
         let mut headers: HeaderMap = about.iter().cloned().collect();
         headers.insert(X_CODE, HeaderValue::from(status.as_u16()));
         for (name, value) in [(X_FORMAT, &request.format), (X_ORIGINAL_URI, &request.uri)] {

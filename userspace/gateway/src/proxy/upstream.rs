@@ -1,6 +1,7 @@
 //! One endpoint: its connections, its health, and sending a request to it.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -185,7 +186,8 @@ impl Upstream {
                 },
             };
             let state = body.state().filter(|_| wait.extends);
-            match in_time(http_1::send(connection, head, body), state, wait.response).await {
+            let answer = pin!(http_1::send(connection, head, body));
+            match in_time(answer, state, wait.response).await {
                 Some(Ok(response)) => return Ok((response.map(EndpointBody::Http1), lease)),
                 Some(Err(failed)) => match failed.unsent {
                     // The endpoint closed a connection that was kept: take the next one.
@@ -221,7 +223,8 @@ impl Upstream {
         let Some(request) = head.for_http_2(body) else {
             return Err(Unanswered { error: SendError::Host, unsent: None });
         };
-        match in_time(sender.try_send_request(request), state, wait.response).await {
+        let answer = pin!(sender.try_send_request(request));
+        match in_time(answer, state, wait.response).await {
             Some(Ok(response)) => Ok((response.map(EndpointBody::Http2), lease)),
             Some(Err(mut failed)) => {
                 let unsent = failed.take_message().map(Request::into_body);
@@ -240,6 +243,16 @@ impl Upstream {
         if let Some(sender) = shared.as_ref().filter(|sender| !fresh && !sender.is_closed()) {
             return Ok(sender.clone());
         }
+        // Boxed, since few requests open a connection and all have room for this future.
+        let sender = Box::pin(self.open_http_2(wait)).await?;
+        // A retired endpoint's last requests come alone.
+        if !self.is_retired.load(Ordering::Relaxed) {
+            *shared = Some(sender.clone());
+        }
+        Ok(sender)
+    }
+
+    async fn open_http_2(&self, wait: &Wait) -> Result<http2::SendRequest<RequestBody>, SendError> {
         let stream = TokioIo::new(self.connect(wait).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -250,10 +263,6 @@ impl Upstream {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        // A retired endpoint's last requests come alone.
-        if !self.is_retired.load(Ordering::Relaxed) {
-            *shared = Some(sender.clone());
-        }
         Ok(sender)
     }
 
@@ -293,8 +302,11 @@ impl Upstream {
 }
 
 /// The head of a response, if it comes in time. The time begins again with each piece of the request's body that the endpoint takes.
-async fn in_time<F: Future>(answer: F, body: Option<Arc<BodyState>>, limit: Duration) -> Option<F::Output> {
-    let mut answer = std::pin::pin!(answer);
+async fn in_time<F: Future>(
+    mut answer: Pin<&mut F>,
+    body: Option<Arc<BodyState>>,
+    limit: Duration,
+) -> Option<F::Output> {
     let mut passed = 0;
     loop {
         if let Ok(answer) = timeout(limit, answer.as_mut()).await {
