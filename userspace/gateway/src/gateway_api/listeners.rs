@@ -147,7 +147,8 @@ impl Objects {
         GatewayListeners { key: key.clone(), gateway: gateway.clone(), listeners, is_balanced, sets }
     }
 
-    fn listener(&self, owner: Owner, spec: &ListenerSpec, secrets: &SecretStates) -> Listener {
+    /// What a listener is by itself, without its Gateway and its neighbours.
+    pub(super) fn listener(&self, owner: Owner, spec: &ListenerSpec, secrets: &SecretStates) -> Listener {
         let served: &[&'static str] = match spec.protocol.as_str() {
             "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
             "TLS" => &["TLSRoute"],

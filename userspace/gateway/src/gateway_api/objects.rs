@@ -93,7 +93,7 @@ macro_rules! objects {
 
 /// A change of an object on which more than itself depends.
 fn all(objects: &mut Objects, _: &Key) {
-    objects.touch();
+    objects.revision += 1;
 }
 
 fn http(objects: &mut Objects, key: &Key) {
@@ -183,11 +183,6 @@ impl Objects {
 
     pub(crate) fn revision(&self) -> u64 {
         self.revision
-    }
-
-    /// All that depends on routing has to be made again.
-    pub(crate) fn touch(&mut self) {
-        self.revision += 1;
     }
 
     /// Routes of HTTP and of gRPC that changed since the last call.

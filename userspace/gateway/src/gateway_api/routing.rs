@@ -21,7 +21,8 @@ const MAX_ADDED_BACKENDS: usize = 1_024;
 /// Kinds of routes that [`Routing::update`] makes.
 const MADE_ALONE: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
 
-/// What is made of the objects, but for addresses of endpoints. Routes of HTTP and of gRPC that change are made again alone.
+/// What is made of the objects, but for addresses of endpoints. Routes of HTTP and of gRPC that change are made again alone, and
+/// so are certificates of listeners.
 #[derive(Default)]
 pub(crate) struct Routing {
     pub(super) gateways: Vec<GatewayListeners>,
@@ -127,6 +128,15 @@ impl Routing {
             }
         }
         places.iter().for_each(|(place, host)| self.attached.link(*place, host, &self.routes));
+        self.open();
+    }
+
+    /// Takes the certificates of all listeners as they are now. No route depends on them.
+    pub(crate) fn renew_certificates(&mut self, objects: &Objects, secrets: &SecretStates) {
+        for listener in self.gateways.iter_mut().flat_map(|gateway| &mut gateway.listeners) {
+            let now = objects.listener(listener.owner.clone(), &listener.spec, secrets);
+            (listener.certificates, listener.resolved) = (now.certificates, now.resolved);
+        }
         self.open();
     }
 

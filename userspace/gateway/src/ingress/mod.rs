@@ -76,6 +76,8 @@ pub struct Index {
     gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
     /// Services that changed since that was made.
     changed_services: BTreeSet<Arc<str>>,
+    /// A Secret that a listener names changed since that was made.
+    are_listeners_stale: bool,
     /// Of Gateway API, by Service and port, until one of these changes.
     gateway_backends: HashMap<Arc<str>, BTreeMap<u16, Arc<Backend>>>,
 }
@@ -106,6 +108,7 @@ impl Index {
             gateway_api: gateway_api::Objects::default(),
             gateway_routing: None,
             changed_services: BTreeSet::new(),
+            are_listeners_stale: false,
             gateway_backends: HashMap::new(),
         }
     }
@@ -259,9 +262,7 @@ impl Index {
         self.secrets.insert(key.clone(), state);
         self.units.users_changed(key);
         self.certificates = None;
-        if self.gateway_api.secrets().contains(key) {
-            self.gateway_api.touch();
-        }
+        self.are_listeners_stale |= self.gateway_api.secrets().contains(key);
     }
 
     /// What answers challenges of ACME.
@@ -327,9 +328,13 @@ impl Index {
         let first = config.backends.len();
         let made_from = (self.gateway_api.revision(), first);
         let changed = std::mem::take(&mut self.changed_services);
+        let are_listeners_stale = std::mem::take(&mut self.are_listeners_stale);
         let routing = match self.gateway_routing.take() {
             Some((known, mut routing)) if known == made_from && routing.can_update(&changed) => {
                 routing.update(&mut self.gateway_api, &self.services, &changed);
+                if are_listeners_stale {
+                    routing.renew_certificates(&self.gateway_api, &self.secrets);
+                }
                 routing
             }
             old => {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Secret;
 use proptest::prelude::*;
+use rcgen::{CertificateParams, KeyPair};
 
 use super::super::kinds::GrpcRoute;
 use super::super::statuses::StatusUpdate;
@@ -21,6 +23,8 @@ enum Change {
     Gateway(&'static str),
     Grant(bool),
     Service(bool),
+    /// That of a listener: none, or one that is not a certificate.
+    Secret(bool),
 }
 
 /// Of a route: its name and age, hosts, parent's listener, and the namespace of its backend.
@@ -65,6 +69,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => prop::sample::select(vec!["*.com", "a.com", ""]).prop_map(Change::Gateway),
         1 => any::<bool>().prop_map(Change::Grant),
         1 => any::<bool>().prop_map(Change::Service),
+        1 => any::<bool>().prop_map(Change::Secret),
     ]
 }
 
@@ -77,7 +82,9 @@ fn apply(index: &mut Index, change: &Change) {
         Change::Gateway(host) => {
             let one = json!({"name": "one", "port": 80, "protocol": "HTTP"});
             let two = json!({"name": "two", "port": 81, "protocol": "HTTP", "hostname": host});
-            gateway(index, "a/main", json!([one, two]));
+            let tls = json!({"certificateRefs": [{"name": "cert"}]});
+            let three = json!({"name": "three", "port": 443, "protocol": "HTTPS", "tls": tls});
+            gateway(index, "a/main", json!([one, two, three]));
         }
         Change::Grant(true) => {
             let from = |kind| json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "a"});
@@ -93,6 +100,9 @@ fn apply(index: &mut Index, change: &Change) {
             index.apply_service(&serde_json::from_value(object).unwrap());
         }
         Change::Service(false) => index.delete_service("a/web"),
+        Change::Secret(exists) => {
+            index.apply_secret(&"a/cert".into(), exists.then(Secret::default).as_ref(), 0)
+        }
     }
 }
 
@@ -134,6 +144,7 @@ fn of_now(changes: &[Change]) -> Index {
             Change::Gateway(_) => "gateway".to_owned(),
             Change::Grant(_) => "grant".to_owned(),
             Change::Service(_) => "service".to_owned(),
+            Change::Secret(_) => "secret".to_owned(),
         };
         last.insert(key, change);
     }
@@ -201,8 +212,6 @@ fn a_service_or_a_secret_that_nothing_names_makes_nothing_again() {
     assert!(!is_made_again(&mut index));
     index.apply_secret(&"a/other".into(), None, 0);
     assert!(!is_made_again(&mut index));
-    index.apply_secret(&"a/cert".into(), None, 0);
-    assert!(is_made_again(&mut index));
     for (service, kind) in [("late", "HTTPRoute"), ("db", "TCPRoute")] {
         assert_eq!(resolved(&index, kind), "False/BackendNotFound");
         named(&mut index, service);
@@ -212,6 +221,32 @@ fn a_service_or_a_secret_that_nothing_names_makes_nothing_again() {
         assert!(is_made_again(&mut index));
         assert_eq!(resolved(&index, kind), "False/BackendNotFound");
     }
+}
+
+#[test]
+fn a_certificate_that_changes_compiles_no_route_again() {
+    let mut index = index();
+    let tls = json!({"certificateRefs": [{"name": "cert"}]});
+    gateway(&mut index, "a/main", json!([{"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls}]));
+    let spec =
+        json!({"parentRefs": [{"name": "main"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    http_route(&mut index, "a/one", spec);
+    let served = |index: &mut Index| {
+        let key = KeyPair::generate().unwrap();
+        let chain = CertificateParams::new(["a.com".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let bytes = |pem: String| k8s_openapi::ByteString(pem.into_bytes());
+        let data = [("tls.crt", chain.pem()), ("tls.key", key.serialize_pem())];
+        let data = data.map(|(name, pem)| (name.to_owned(), bytes(pem)));
+        let secret = Secret { data: Some(data.into()), ..Secret::default() };
+        index.apply_secret(&"a/cert".into(), Some(&secret), 0);
+        let config = index.compile(0).config;
+        let listener = &config.listeners[&443];
+        let server = listener.tls.as_ref().unwrap().find("a.com").next().unwrap().clone();
+        let routes = listener.hosts.find("a.com").next().unwrap().clone();
+        (server.certificates[0].clone(), routes)
+    };
+    let (first, second) = (served(&mut index), served(&mut index));
+    assert!(!Arc::ptr_eq(&first.0, &second.0) && Arc::ptr_eq(&first.1, &second.1));
 }
 
 proptest! {
