@@ -37,6 +37,11 @@ fn each_annotation_that_is_served_has_a_test() {
         .filter(|name| support(&format!("{PREFIX}{name}")).is_some_and(|(found, _)| found == Support::Served))
         .collect();
     assert_eq!(covered, served);
+    let sources =
+        concat!(include_str!("clients.rs"), include_str!("endpoints.rs"), include_str!("routes.rs"));
+    // In its list, and where its requests are sent.
+    let unused = covered.iter().filter(|name| sources.matches(&format!("\"{name}\"")).count() < 2);
+    assert_eq!(unused.collect::<Vec<_>>(), Vec::<&&str>::new());
 }
 
 /// Objects of one namespace.
