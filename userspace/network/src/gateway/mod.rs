@@ -1,7 +1,8 @@
 //! The node's gateway: Ingresses to the data plane, their Secrets, statuses and Events.
 //!
 //! In: informers' events, the Secrets that Ingresses name, where the data plane listens. Out: its configuration. Nothing is applied
-//! until every kind was listed and each Secret was looked for; while the API server is away the last configuration stays in force.
+//! until every kind was listed and each Secret was looked for, so that no port opens and no certificate changes before the new one is
+//! known; while the API server is away the last configuration stays in force.
 
 mod acme;
 mod challenges;
@@ -35,8 +36,9 @@ use updates::Message;
 const QUEUE_LENGTH: usize = 1024;
 /// Between two configurations. The changes of this time are applied together.
 const APPLY_INTERVAL: Duration = Duration::from_millis(5);
-/// How long the first configuration waits for Secrets.
+/// How long the first configuration waits for Secrets, and how long later ones wait for those that they name newly.
 const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the expiry of a certificate is waited for at once: the clock may be set meanwhile.
 const MIN_EXPIRY_WAIT: Duration = Duration::from_secs(1);
 const MAX_EXPIRY_WAIT: Duration = Duration::from_secs(3_600);
@@ -71,6 +73,7 @@ impl NodeGateway {
             secrets: Secrets::new(node.clone(), found_in),
             unlisted: updates::KINDS,
             is_applied: false,
+            secrets_deadline: None,
             next_expiry: None,
             problems: problems_in,
             statuses: statuses_in,
@@ -96,6 +99,8 @@ struct Engine {
     /// Kinds that have not been listed yet.
     unlisted: usize,
     is_applied: bool,
+    /// Of the configuration that waits for Secrets.
+    secrets_deadline: Option<Instant>,
     /// When a certificate expires, in seconds since 1970.
     next_expiry: Option<i64>,
     problems: watch::Sender<Vec<Problem>>,
@@ -110,7 +115,6 @@ impl Engine {
         mut challenges: watch::Receiver<Challenges>,
     ) {
         let mut due: Option<Instant> = None;
-        let mut secrets_deadline: Option<Instant> = None;
         let mut last = Instant::now();
         loop {
             tokio::select! {
@@ -124,16 +128,11 @@ impl Engine {
                 }
                 () = until(self.next_expiry), if self.next_expiry.is_some() => {}
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
-                    (due, last) = (None, Instant::now());
-                    if !self.is_applied {
-                        self.secrets.follow(&self.index.secrets());
-                        let deadline = *secrets_deadline.get_or_insert(last + FIRST_SECRETS_TIMEOUT);
-                        if self.secrets.are_pending() && last < deadline {
-                            due = Some(deadline);
-                            continue;
-                        }
+                    last = Instant::now();
+                    due = self.wait_for_secrets(last);
+                    if due.is_none() {
+                        self.apply();
                     }
-                    self.apply();
                     continue;
                 }
             }
@@ -144,8 +143,8 @@ impl Engine {
                 self.take_secret(found, seconds_now());
             }
             if self.unlisted == 0 {
-                // A first configuration that waits for Secrets goes on when they are there.
-                let waits = !self.is_applied && self.secrets.are_pending();
+                // A configuration that waits for Secrets goes on when they are there.
+                let waits = self.secrets.are_pending();
                 due = if waits { due.or(Some(Instant::now())) } else { Some(last + APPLY_INTERVAL) };
             }
         }
@@ -164,8 +163,22 @@ impl Engine {
         }
     }
 
-    fn apply(&mut self) {
+    /// Until when the configuration waits for Secrets that were not looked for yet. Each is waited for once.
+    fn wait_for_secrets(&mut self, now: Instant) -> Option<Instant> {
         self.secrets.follow(&self.index.secrets());
+        if self.secrets.are_pending() {
+            let limit = if self.is_applied { SECRETS_TIMEOUT } else { FIRST_SECRETS_TIMEOUT };
+            let deadline = *self.secrets_deadline.get_or_insert(now + limit);
+            if now < deadline {
+                return Some(deadline);
+            }
+        }
+        self.secrets.expect_no_more();
+        self.secrets_deadline = None;
+        None
+    }
+
+    fn apply(&mut self) {
         let compiled = self.index.compile(seconds_now());
         self.next_expiry = compiled.next_expiry;
         self.gateway.apply(&compiled.config);
@@ -238,4 +251,53 @@ fn of_problems(problems: &[Problem]) -> BTreeMap<String, Report> {
         }
     };
     problems.iter().map(|problem| (problem.to_string(), report(problem))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One whose server accepts connections and answers nothing.
+    fn engine(server: &std::net::TcpListener) -> Engine {
+        let uri = format!("http://{}", server.local_addr().unwrap()).parse().unwrap();
+        let client = kube::Client::try_from(kube::Config::new(uri)).unwrap();
+        let mut index = Index::new(Ports { http: Some(80), https: Some(443) });
+        let class = serde_json::json!({"metadata": {"name": "skep"}, "spec": {"controller": skep_gateway::ingress::CONTROLLER}});
+        index.apply_class(&serde_json::from_value(class).unwrap());
+        Engine {
+            index,
+            gateway: Gateway::new(skep_gateway::Limits::of_descriptors(1_024), None),
+            secrets: Secrets::new(client, mpsc::channel(1).0),
+            unlisted: 0,
+            is_applied: true,
+            secrets_deadline: None,
+            next_expiry: None,
+            problems: watch::channel(Vec::new()).0,
+            statuses: watch::channel(BTreeMap::new()).0,
+        }
+    }
+
+    fn names_secret(engine: &mut Engine, secret: &str) {
+        let spec = serde_json::json!({"ingressClassName": "skep", "tls": [{"hosts": ["a.com"], "secretName": secret}]});
+        let ingress = serde_json::json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec});
+        engine.index.apply_ingress(&serde_json::from_value(ingress).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_configuration_waits_once_for_the_secrets_that_it_names_newly() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut engine, now) = (engine(&server), Instant::now());
+        assert_eq!(engine.wait_for_secrets(now), None);
+        names_secret(&mut engine, "one");
+        let deadline = now + SECRETS_TIMEOUT;
+        assert_eq!(engine.wait_for_secrets(now), Some(deadline));
+        assert_eq!(engine.wait_for_secrets(now + SECRETS_TIMEOUT / 2), Some(deadline));
+        assert_eq!(engine.wait_for_secrets(deadline), None);
+        // It was waited for.
+        assert_eq!(engine.wait_for_secrets(deadline), None);
+        names_secret(&mut engine, "two");
+        assert_eq!(engine.wait_for_secrets(deadline), Some(deadline + SECRETS_TIMEOUT));
+        engine.take_secret(Found { key: "ns/two".into(), secret: None }, 0);
+        assert_eq!(engine.wait_for_secrets(deadline), None);
+    }
 }

@@ -21,7 +21,7 @@ pub(super) struct Secrets {
     client: kube::Client,
     found: Sender<Found>,
     watches: HashMap<Arc<str>, Watch>,
-    /// Those that were never found or missed.
+    /// Those that were never found or missed, and are waited for.
     pending: HashSet<Arc<str>>,
 }
 
@@ -56,6 +56,11 @@ impl Secrets {
     pub(super) fn take(&mut self, found: &Found) -> bool {
         self.pending.remove(&found.key);
         self.watches.contains_key(&found.key)
+    }
+
+    /// Those that are pending are not waited for any longer.
+    pub(super) fn expect_no_more(&mut self) {
+        self.pending.clear();
     }
 
     pub(super) fn are_pending(&self) -> bool {
