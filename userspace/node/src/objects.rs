@@ -32,15 +32,17 @@ pub enum Object {
     Secret(Arc<Secret>),
 }
 
-/// The object is watched until this is dropped.
-#[derive(Debug)]
+/// The object is watched, and its last value kept, until this is dropped.
 pub struct WatchGuard {
+    key: ObjectKey,
     task: tokio::task::AbortHandle,
+    cache: ObjectCache,
 }
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
         self.task.abort();
+        self.cache.lock().forget(&self.key);
     }
 }
 
@@ -56,6 +58,20 @@ pub struct ObjectCache {
 struct State {
     watches: HashMap<ObjectKey, Weak<WatchGuard>>,
     last: LastKnown,
+}
+
+impl State {
+    fn is_followed(&self, key: &ObjectKey) -> bool {
+        self.watches.get(key).is_some_and(|guard| guard.strong_count() > 0)
+    }
+
+    /// Unless another guard has taken over.
+    fn forget(&mut self, key: &ObjectKey) {
+        if !self.is_followed(key) {
+            self.watches.remove(key);
+            self.last.0.remove(key);
+        }
+    }
 }
 
 /// Objects as they were last read; `None` for one that did not exist.
@@ -117,8 +133,7 @@ impl ObjectCache {
         }
         let (cache, own) = (self.clone(), key.clone());
         let task = tokio::spawn(async move { cache.watch(own).await }).abort_handle();
-        let guard = Arc::new(WatchGuard { task });
-        state.watches.retain(|_, weak| weak.strong_count() > 0);
+        let guard = Arc::new(WatchGuard { key: key.clone(), task, cache: self.clone() });
         state.watches.insert(key.clone(), Arc::downgrade(&guard));
         guard
     }
@@ -171,9 +186,10 @@ impl ObjectCache {
         }
     }
 
-    /// Stores what was read, and says so if it has changed.
+    /// Stores what was read of an object that is followed, and says so if it has changed.
     fn remember(&self, key: &ObjectKey, object: Option<Object>) {
-        if self.lock().last.remember(key, object) {
+        let mut state = self.lock();
+        if state.is_followed(key) && state.last.remember(key, object) {
             // The agent ends: no pod is left to refresh.
             let _ = self.changes.send(key.clone());
         }
@@ -199,6 +215,25 @@ mod tests {
         let mut secret = Secret::default();
         secret.metadata.resource_version = Some(version.to_owned());
         Some(Object::Secret(Arc::new(secret)))
+    }
+
+    #[tokio::test]
+    async fn an_object_is_kept_while_a_guard_is() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let (changes, _received) = mpsc::unbounded_channel();
+        let cache = ObjectCache::new(Client::try_from(config).unwrap(), changes);
+        let key = ObjectKey { kind: ObjectKind::Secret, namespace: "a".into(), name: "b".into() };
+        let is_kept = || cache.lock().last.get(&key).is_some();
+        cache.remember(&key, secret("1"));
+        assert!(!is_kept(), "no pod uses it");
+        let first = cache.follow(&key);
+        cache.remember(&key, secret("1"));
+        let second = cache.follow(&key);
+        drop(first);
+        assert!(is_kept());
+        drop(second);
+        assert!(!is_kept());
+        assert!(cache.lock().watches.is_empty());
     }
 
     #[test]
