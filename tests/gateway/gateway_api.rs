@@ -6,6 +6,8 @@ use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::world::{DEADLINE, NODE_IP, World, run};
@@ -139,6 +141,37 @@ fn a_gateway_serves_http_and_tls_by_its_routes() -> Result<()> {
         ensure!((answer.status, answer.service()) == (200, "web"), "{answer:?}");
         Ok(())
     })
+}
+
+#[test]
+fn a_listener_accepts_no_connection_before_its_certificate_is_known() -> Result<()> {
+    run("gwapi-cert", || async {
+        let world = world().await?;
+        let (mut is_open, end) = (false, Instant::now() + DEADLINE);
+        for round in 0..10 {
+            let secret = format!("cert-{round}");
+            let certificate = world.secret(&secret, "secure.example").await?;
+            let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())?;
+            let tls = json!({"certificateRefs": [{"name": secret}]});
+            let https = json!({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls});
+            gateway(&world, "main", json!([https])).await?;
+            loop {
+                match world.get_tls("secure.example", "/").await {
+                    Ok((_, leaf)) if leaf == certificate => break,
+                    Ok(_) => {}
+                    Err(error) => ensure!(!is_open && is_refused(&error), "round {round}: {error:#}"),
+                }
+                ensure!(Instant::now() < end, "round {round}: the certificate is not served");
+            }
+            is_open = true;
+        }
+        Ok(())
+    })
+}
+
+fn is_refused(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 #[test]

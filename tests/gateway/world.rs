@@ -279,7 +279,7 @@ impl World {
     }
 
     /// Over TLS, with the certificate checked.
-    async fn get_tls(&self, host: &str, path: &str) -> Result<(Answer, CertificateDer<'static>)> {
+    pub(crate) async fn get_tls(&self, host: &str, path: &str) -> Result<(Answer, CertificateDer<'static>)> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
