@@ -1,7 +1,11 @@
 //! The source ports that masquerading allocates, kept from the node's own sockets.
 //!
 //! In: the kernel's range of ephemeral ports and its reserved list. Out: the first port of ours; all from there to 65535 are
-//! on the reserved list. The kernel still lets a process bind to one of them by number.
+//! on the reserved list, and the range ends below. The kernel still lets a process bind to one of them by number.
+//!
+//! The list alone would do, but the kernel looks for a port upwards from a random one of the range, so most sockets would get the
+//! first port behind the reserved ones, after a search through thousands. Connections to a node port and to its backend would
+//! then often have the same port, and the node of the backend would take them for one flow.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -37,6 +41,11 @@ pub(crate) fn reserve() -> Result<u16, DatapathError> {
         fs::write(RESERVED, &list)
             .map_err(DatapathError::file("reserve source ports in", Path::new(RESERVED)))?;
         tracing::info!(first, "reserved source ports for masquerading; ip_local_reserved_ports has them");
+    }
+    if ephemeral.contains(&first) {
+        let own = format!("{}\t{}", ephemeral.start(), first - 1);
+        fs::write(RANGE, &own).map_err(DatapathError::file("end the range below our ports in", RANGE))?;
+        tracing::info!(range = own, "ip_local_port_range ends below the source ports for masquerading");
     }
     Ok(first)
 }
@@ -78,6 +87,8 @@ mod tests {
             ("32768\t60999\n", "", 36_864),
             // What an earlier start has reserved.
             ("32768\t60999\n", "36864-65535", 36_864),
+            ("32768\t36863\n", "36864-65535", 36_864),
+            ("1024\t32767\n", "32768-65535", 32_768),
             ("32768\t60999\n", "8080,33000-33999\n", 37_864),
             ("1024\t65535\n", "", 32_768),
             ("1024\t65535\n", "1024-32767", 36_864),
