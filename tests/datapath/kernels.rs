@@ -20,7 +20,7 @@ use crate::truth::KERNELS_SCTP;
 use crate::uplinks::BOTH_DEVICES;
 
 /// What the old kernel is asked: by tests of this very program.
-const ASKED: [&str; 10] = [
+const ASKED: [&str; 11] = [
     VERIFIED,
     "bandwidth::what_a_limited_pod_sends_waits_where_the_kernel_has_fq",
     "kernels::each_hook_has_its_program_once_before_and_after_a_restart",
@@ -29,6 +29,7 @@ const ASKED: [&str; 10] = [
     "overlay::a_node_port_leads_through_the_overlay_and_back",
     "packets::service::policy_holds_for_every_way_to_a_pod",
     "truth::every_combination_of_service_and_client_is_as_kubernetes_says",
+    "truth::standing::connections_of_every_kind_outlive_restarts_and_changes_of_endpoints",
     "uplinks::a_vlan_and_a_bond_carry_node_ports_in_and_pods_out",
     "xdp::fixtures::a_flow_goes_there_and_back_with_whole_checksums",
 ];
