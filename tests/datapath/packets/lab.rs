@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context, Result};
@@ -16,8 +17,8 @@ use skep_abi::{
     ABI_VERSION, Addr, Backend, Be16, Direction, DropReason, Flow, FlowKey, OtherPorts, Pod, Proto, Scope,
     ServiceKey, ServiceValue, Verdict as PolicyVerdict, VerdictKey, verdicts_index,
 };
-use skep_datapath::{At, Collected, Datapath, DatapathError, FlowGroup, Timeouts};
-use skep_netplan::{DatagramServices, VerdictMapId, Write};
+use skep_datapath::{At, Collected, Datapath, DatapathError, FlowGroup, ServicesInForce, Timeouts};
+use skep_netplan::{DatagramServices, Observed, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
 use super::drops::Drops;
@@ -291,8 +292,7 @@ impl Lab {
             let scope = Scope::INTERNAL;
             ServiceKey { addr: Addr::from(world.vip()), port: Be16::new(port), proto, scope }
         };
-        let datapath = self.node.datapath.as_ref().context("no datapath")?;
-        let services = self.node.netns.run(|| datapath.observed())??.services;
+        let services = self.observed()?.services;
         let value = services.get(&key(from)).context("no such service")?;
         self.node.apply(&[Write::PutService(key(to), *value)])
     }
@@ -309,8 +309,7 @@ impl Lab {
 
     /// Gives a frontend what another one has, in all scopes.
     pub(crate) fn copy_service_of(&mut self, from: SocketAddr, to: SocketAddr, proto: Proto) -> Result<()> {
-        let datapath = self.node.datapath.as_ref().context("no datapath")?;
-        let services = self.node.netns.run(|| datapath.observed())??.services;
+        let services = self.observed()?.services;
         let key = |end: SocketAddr, scope| ServiceKey {
             addr: Addr::from(end.ip()),
             port: Be16::new(end.port()),
@@ -352,19 +351,32 @@ impl Lab {
 
     /// How many flow entries there are.
     pub(crate) fn flows(&mut self) -> Result<usize> {
-        Ok(self.collect(DatagramServices::default())?.live)
+        Ok(self.collect([Observed::default(), Observed::default()])?.live)
+    }
+
+    /// What the maps have.
+    pub(crate) fn observed(&self) -> Result<Observed> {
+        let datapath = self.node.datapath.as_ref().context("no datapath")?;
+        Ok(self.node.netns.run(|| datapath.observed())??)
     }
 
     /// Takes away the entries that the services, as they are now, have no use for; how many.
     pub(crate) fn tidy(&mut self) -> Result<usize> {
-        let datapath = self.node.datapath.as_ref().context("no datapath")?;
-        let maps = self.node.netns.run(|| datapath.observed())??;
-        Ok(self.collect(DatagramServices::of(&maps))?.removed)
+        let maps = self.observed()?;
+        self.tidy_while([maps.clone(), maps])
     }
 
-    fn collect(&self, services: DatagramServices) -> Result<Collected> {
+    /// The same with the services of these maps: as they were before the walk, and after it.
+    pub(crate) fn tidy_while(&self, maps: [Observed; 2]) -> Result<usize> {
+        Ok(self.collect(maps)?.removed)
+    }
+
+    fn collect(&self, maps: [Observed; 2]) -> Result<Collected> {
         let datapath = self.node.datapath.as_ref().context("no datapath")?;
-        Ok(runtime().block_on(async { datapath.collect_flows(services).await })?)
+        let calls = AtomicUsize::new(0);
+        let in_force: ServicesInForce =
+            Arc::new(move || DatagramServices::of(&maps[calls.fetch_add(1, Relaxed)]));
+        Ok(runtime().block_on(async { datapath.collect_flows(in_force).await })?)
     }
 }
 

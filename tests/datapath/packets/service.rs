@@ -101,6 +101,14 @@ fn datagrams_sent_before_there_was_a_service_go_to_it_once_flows_are_tidied() ->
         conversation(&mut table, Proto::UDP, (POD, other), frontend, at(world.b(), port::BACKEND))?;
         table.row(POD, &question, Verdict::Redirect, &question.to(at(world.b(), port::BACKEND)))?;
         ensure!(table.lab.tidy()? == 0, "what is led to its backend stays");
+        let now = table.lab.observed()?;
+        let mut earlier = now.clone();
+        let late = earlier.services.iter_mut().filter(|(key, _)| key.port.get() == port::LATE);
+        late.for_each(|(_, value)| value.count = 0);
+        let during = [earlier.clone(), now.clone()];
+        ensure!(table.lab.tidy_while(during)? == 0, "its backend may be younger than the walk");
+        ensure!(table.lab.tidy_while([now, earlier.clone()])? == 0, "and the next walk finds what is stale");
+        ensure!(table.lab.tidy_while([earlier.clone(), earlier])? > 0);
     }
     Ok(())
 }

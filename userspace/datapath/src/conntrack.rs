@@ -1,6 +1,6 @@
 //! Expiry of flow entries, so that LRU remains the last resort.
 //!
-//! In: the conntrack map, the clock, the datagram services in force. Out: entries removed. The walk reads the map in batches on
+//! In: the conntrack map, the clock, the datagram services in force before and after the walk. Out: entries removed. The walk reads the map in batches on
 //! a thread of its own, so that nothing waits for it.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use skep_abi::{Backend, Flow, FlowKey, Proto, SocketAddr};
 use skep_netplan::DatagramServices;
 
 use crate::error::DatapathError;
+use crate::in_force::ServicesInForce;
 use crate::maps::ignore_absent;
 use crate::{Datapath, batch, blocking, pins};
 
@@ -37,10 +38,10 @@ impl Datapath {
     /// costs only memory.
     pub fn collect_flows(
         &self,
-        services: DatagramServices,
+        in_force: ServicesInForce,
     ) -> impl Future<Output = Result<Collected, DatapathError>> + Send + 'static {
         let (folder, timeouts) = (pins::maps(&self.bpffs), self.timeouts);
-        blocking(move || collect(&folder, &services, timeouts))
+        blocking(move || collect(&folder, &in_force, timeouts))
     }
 }
 
@@ -53,29 +54,33 @@ struct Table {
 
 fn collect(
     folder: &Path,
-    services: &DatagramServices,
+    in_force: &ServicesInForce,
     timeouts: Timeouts,
 ) -> Result<Collected, DatapathError> {
     let mut table = Table::open(&folder.join(CONNTRACK), timeouts)?;
-    let (mut candidates, mut seen, mut held) = (Vec::new(), 0usize, BTreeMap::<u32, u32>::new());
+    let (mut candidates, mut entries, mut held) = (Vec::new(), 0usize, BTreeMap::<u32, u32>::new());
+    let before = in_force();
     let walk = |key: &FlowKey, flow: &Flow| {
-        seen += 1;
+        entries += 1;
         if let Some(holder) = held_by(flow) {
             *held.entry(holder).or_default() += 1;
         }
-        if table.may_be_over(key, flow) || is_stale(key, flow, services) {
-            candidates.push(*key);
+        let stale = is_stale(key, flow, &before);
+        if stale || table.may_be_over(key, flow) {
+            candidates.push((*key, stale.then_some(flow.destination)));
         }
     };
     batch::read(table.flows.map(), walk).map_err(DatapathError::map(CONNTRACK, "walk"))?;
+    let after = if candidates.iter().any(|(_, stale)| stale.is_some()) { in_force() } else { before };
     // In the order of flow, then what leads to it: both go in one walk.
     let mut removed = 0;
     for last in [false, true] {
-        for key in &candidates {
+        for (key, stale) in &candidates {
             // The client may have reused the port during the walk.
             let Some(flow) = table.get(key) else { continue };
             let due = Kind::of(flow.flags).needs_partner() == last;
-            if due && (table.is_over(key, &flow) || is_stale(key, &flow, services)) {
+            let is_same = *stale == Some(flow.destination);
+            if due && (table.is_over(key, &flow) || is_same && is_stale(key, &flow, &after)) {
                 table.remove(key)?;
                 removed += 1;
                 if let Some(count) = held_by(&flow).and_then(|holder| held.get_mut(&holder)) {
@@ -86,7 +91,7 @@ fn collect(
     }
     let size = table.flows.map().info().map_err(DatapathError::map(CONNTRACK, "read size"))?.max_entries();
     write_held(folder, held)?;
-    Ok(Collected { live: seen.saturating_sub(removed), removed, size: size as usize })
+    Ok(Collected { live: entries.saturating_sub(removed), removed, size: size as usize })
 }
 
 /// Who holds the flow; `None`: nobody, or another entry counts.

@@ -1,6 +1,6 @@
 //! Aborting UDP sockets that a socket hook connected to a backend which is gone: all their datagrams would be lost.
 //!
-//! In: the datagram services in force, the pods' namespaces. Out: such sockets fail with ECONNABORTED at the owner's next call,
+//! In: the datagram services in force before and after the walk, the pods' namespaces. Out: such sockets fail with ECONNABORTED at the owner's next call,
 //! and the owner connects again. The hook recorded each socket's cookie, so a socket that the application connected to the
 //! same address, or through another service, is not touched (sock_diag(7)).
 
@@ -17,6 +17,7 @@ use skep_abi::{Addr, Backend, Proto, SocketAddr, SocketKey};
 use skep_netplan::DatagramServices;
 
 use crate::error::DatapathError;
+use crate::in_force::ServicesInForce;
 use crate::netlink::enter;
 use crate::{Datapath, batch, blocking, pins};
 
@@ -47,40 +48,50 @@ impl Datapath {
     /// value.
     pub fn abort_stale_sockets(
         &self,
-        services: DatagramServices,
+        in_force: ServicesInForce,
         namespaces: Vec<PathBuf>,
     ) -> impl Future<Output = Result<usize, DatapathError>> + Send + 'static {
         let path = pins::maps(&self.bpffs).join(SOCKETS);
-        blocking(move || abort_stale(&path, &services, &namespaces))
+        blocking(move || abort_stale(&path, &in_force, &namespaces))
     }
 }
 
 fn abort_stale(
     path: &Path,
-    services: &DatagramServices,
+    in_force: &ServicesInForce,
     namespaces: &[PathBuf],
 ) -> Result<usize, DatapathError> {
     let opened = || HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?);
     let mut sockets: HashMap<MapData, SocketKey, SocketAddr> =
         opened().map_err(DatapathError::map(SOCKETS, "open"))?;
-    let mut stale: Vec<SocketKey> = Vec::new();
+    let mut stale: Vec<(SocketKey, SocketAddr)> = Vec::new();
+    let before = in_force();
     let walk = |key: &SocketKey, frontend: &SocketAddr| {
-        let backend = Backend { addr: key.backend, port: key.port, reserved: 0 };
-        if key.proto == Proto::UDP && services.serves(frontend, key.proto, &backend) == Some(false) {
-            stale.push(*key);
+        if is_stale(key, frontend, &before) {
+            stale.push((*key, *frontend));
         }
     };
     batch::read(sockets.map(), walk).map_err(DatapathError::map(SOCKETS, "walk"))?;
+    if !stale.is_empty() {
+        let after = in_force();
+        stale.retain(|(key, frontend)| is_stale(key, frontend, &after));
+    }
     if stale.is_empty() {
         return Ok(0);
     }
-    let targets = stale.iter().map(|key| (key.cookie, key.backend, key.port.get())).collect();
+    let targets = stale.iter().map(|(key, _)| (key.cookie, key.backend, key.port.get())).collect();
     let aborted = abort_everywhere(namespaces, &targets)?;
-    for key in &stale {
+    for (key, _) in &stale {
         // LRU may have removed it meanwhile.
         let _ = sockets.remove(key);
     }
     Ok(aborted)
+}
+
+/// Whether the service has the socket's backend no longer.
+fn is_stale(key: &SocketKey, frontend: &SocketAddr, services: &DatagramServices) -> bool {
+    let backend = Backend { addr: key.backend, port: key.port, reserved: 0 };
+    key.proto == Proto::UDP && services.serves(frontend, key.proto, &backend) == Some(false)
 }
 
 fn abort_everywhere(namespaces: &[PathBuf], targets: &BTreeSet<Target>) -> Result<usize, DatapathError> {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use async_trait::async_trait;
-use skep_datapath::{NodeLinks, Observation};
-use skep_netplan::{DatagramServices, Observed, Write};
+use skep_datapath::{NodeLinks, Observation, ServicesInForce};
+use skep_netplan::{Observed, Write};
 
 /// A pod's interface as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +95,9 @@ pub trait Dataplane: Send + 'static {
     async fn check_pod(&mut self, link: &Link) -> Result<Interface, DataplaneError>;
     /// Deleting what does not exist is no error.
     async fn delete_pod(&mut self, link: &Link) -> Result<(), DataplaneError>;
-    /// Removes expired flows, and ends the datagram sockets of pods (`namespaces`) and flows whose backend `services` no
-    /// longer contain. The work runs apart from this value, since a walk over a large table takes long.
-    fn expire_flows(&self, services: DatagramServices, namespaces: Vec<PathBuf>) -> Expiry;
+    /// Removes expired flows, and ends the datagram sockets of pods (`namespaces`) and flows whose backend the services in
+    /// force no longer contain. The work runs apart from this value, since a walk over a large table takes long.
+    fn expire_flows(&self, in_force: ServicesInForce, namespaces: Vec<PathBuf>) -> Expiry;
     /// Has the programs on these uplinks and no others, and these addresses as the node's; idempotent.
     fn set_links(&mut self, links: &NodeLinks) -> Result<(), DataplaneError>;
     /// Has the programs send these flow events.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use skep_datapath::{
     ApplyError, Datapath, DatapathError, NodeLinks, Observation, Options, PodInterface, PodLink,
-    ProgramLogLevel,
+    ProgramLogLevel, ServicesInForce,
 };
-use skep_netplan::{DatagramServices, Observed, Write};
+use skep_netplan::{Observed, Write};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -105,9 +105,9 @@ impl Dataplane for Datapath {
         Datapath::delete_pod(self, &link.host_ifname).await.map_err(failed("delete a pod's interface"))
     }
 
-    fn expire_flows(&self, services: DatagramServices, namespaces: Vec<PathBuf>) -> Expiry {
+    fn expire_flows(&self, in_force: ServicesInForce, namespaces: Vec<PathBuf>) -> Expiry {
         let (flows, sockets) =
-            (self.collect_flows(services.clone()), self.abort_stale_sockets(services, namespaces));
+            (self.collect_flows(in_force.clone()), self.abort_stale_sockets(in_force, namespaces));
         Box::pin(async move {
             let flows = flows.await.map_err(failed("expire flows"))?;
             let sockets = sockets.await.map_err(failed("end datagram sockets"))?;

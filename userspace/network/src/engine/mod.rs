@@ -7,15 +7,17 @@
 mod cni;
 mod message;
 mod retries;
+mod services;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use skep_datapath::NodeLinks;
+use skep_datapath::{NodeLinks, ServicesInForce};
 use skep_netplan::ipam::Ipam;
-use skep_netplan::{Plan, Planner, Problem, Unit};
+use skep_netplan::{DatagramServices, Plan, Planner, Problem, Unit};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -57,6 +59,7 @@ pub struct Engine<D> {
     garbage_at: Option<Instant>,
     flows_expired_at: Instant,
     expire_flows_at: Instant,
+    in_force: ServicesInForce,
     /// The last removal, which may still run.
     expiry: Option<JoinHandle<()>>,
     /// The planner's problems that were logged.
@@ -101,6 +104,7 @@ impl<D: Dataplane> Engine<D> {
             garbage_at: None,
             flows_expired_at: Instant::now(),
             expire_flows_at: Instant::now() + FLOW_EXPIRY_INTERVAL,
+            in_force: Arc::new(DatagramServices::default),
             expiry: None,
             problems: watch::Sender::default(),
             publisher: Publisher::default(),
@@ -139,6 +143,8 @@ impl<D: Dataplane> Engine<D> {
         state: watch::Sender<NetworkState>,
         stop: CancellationToken,
     ) {
+        let (in_force, mut questions) = services::questions();
+        self.in_force = in_force;
         loop {
             self.publish_state(&state);
             let alarm = self.next_alarm();
@@ -146,6 +152,11 @@ impl<D: Dataplane> Engine<D> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                Some(answer) = questions.recv() => {
+                    // The removal of flows may have ended.
+                    let _ = answer.send(self.planner.datagram_services());
+                    continue;
+                }
                 message = messages.recv() => match message {
                     None => return,
                     Some(message) => self.gather(message, &mut messages).await,
@@ -170,7 +181,7 @@ impl<D: Dataplane> Engine<D> {
                 Message::Cni(call) => return self.call(call).await,
                 Message::Names(events, answer) => {
                     let names = events.iter().map(|event| self.planner.names(event)).collect();
-                    // Nobody waits any more.
+                    // The reader may have gone.
                     let _ = answer.send(names);
                 }
                 Message::Links(links) => self.links = Some((links, Instant::now())),
@@ -249,8 +260,7 @@ impl<D: Dataplane> Engine<D> {
             return;
         }
         let namespaces = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
-        let services = self.planner.datagram_services();
-        let work = self.dataplane.expire_flows(services, namespaces);
+        let work = self.dataplane.expire_flows(self.in_force.clone(), namespaces);
         let metrics = self.metrics.clone();
         self.expiry = Some(tokio::spawn(async move {
             match work.await {

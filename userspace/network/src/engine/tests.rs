@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use skep_abi::{Addr, verdicts_index};
-use skep_datapath::Observation;
+use skep_datapath::{Observation, ServicesInForce};
 use skep_netplan::{DatagramServices, Index, Observed, Owner, Write};
 use tokio::task::JoinHandle;
 
@@ -30,6 +30,8 @@ struct Kernel {
     refuses: Option<fn(&Write) -> bool>,
     refuse_link: bool,
     expiries: usize,
+    /// What the last expiry was given.
+    in_force: Option<ServicesInForce>,
     uplinks: Vec<skep_datapath::Uplink>,
 }
 
@@ -80,10 +82,12 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    fn expire_flows(&self, _: DatagramServices, _: Vec<PathBuf>) -> Expiry {
+    fn expire_flows(&self, in_force: ServicesInForce, _: Vec<PathBuf>) -> Expiry {
         let kernel = self.0.clone();
         Box::pin(async move {
-            kernel.lock().unwrap().expiries += 1;
+            let mut kernel = kernel.lock().unwrap();
+            kernel.expiries += 1;
+            kernel.in_force = Some(in_force);
             Ok(FlowTableState::default())
         })
     }
@@ -483,12 +487,30 @@ async fn flows_are_expired_when_backends_of_datagrams_may_go_and_not_for_streams
     let spec = names.spec.as_mut().unwrap();
     spec.cluster_ip = Some("10.96.0.2".into());
     spec.ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
-    running.index(move |index| index.apply_service(&names)).await;
-    for _ in 0..500 {
-        if kernel.0.lock().unwrap().expiries > 0 {
-            return running.end().await;
+    let first = names.clone();
+    running.index(move |index| index.apply_service(&first)).await;
+    let in_force = loop {
+        if let Some(in_force) = kernel.0.lock().unwrap().in_force.clone() {
+            break in_force;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the flows were not expired");
+    };
+    let ask = || {
+        tokio::task::spawn_blocking({
+            let in_force = in_force.clone();
+            move || in_force()
+        })
+    };
+    let of_maps = || DatagramServices::of(&kernel.0.lock().unwrap().maps);
+    let (first, written) = (ask().await.unwrap(), of_maps());
+    assert_eq!(first, written);
+    // A walk that began earlier asks again at its end, and learns of what was written since.
+    names.spec.as_mut().unwrap().cluster_ip = Some("10.96.0.3".into());
+    running.index(move |index| index.apply_service(&names)).await;
+    running.del("none").await.unwrap();
+    let (second, written) = (ask().await.unwrap(), of_maps());
+    assert_eq!(second, written);
+    assert_ne!(first, second);
+    running.end().await;
+    assert!(ask().await.unwrap().is_empty(), "nothing is stale once the engine has ended");
 }
