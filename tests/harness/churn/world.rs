@@ -1,7 +1,8 @@
 //! A server, two nodes with their agents, pods with echo servers on both, and the Service that the connections use.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -52,6 +53,16 @@ pub(super) struct World {
     /// How many agents were ended.
     ended: usize,
     _down: Down,
+    /// Released last.
+    _lock: File,
+}
+
+/// Namespaces and links of the churn have names that are the machine's: a second run would take the first one's down.
+fn lock() -> Result<File> {
+    let path = Path::new("/run/skep-churn.lock");
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    file.try_lock().context("another soak or churn test runs on this machine: wait until it has ended")?;
+    Ok(file)
 }
 
 struct Down(Layout);
@@ -69,6 +80,7 @@ pub(super) fn object<T: DeserializeOwned>(value: Value) -> T {
 impl World {
     pub(super) fn new(options: &super::options::Options, runtime: &Runtime) -> Result<World> {
         let layout = Layout::named("skepchrn", &xtask::workspace().join("target/skep-churn"), 92);
+        let lock = lock()?;
         cluster::seize(&layout)?;
         let down = Down(layout.clone());
         let kubectl = deps::kubectl(&layout.state.join("tools"))?;
@@ -120,6 +132,7 @@ impl World {
             agents,
             ended: 0,
             _down: down,
+            _lock: lock,
         };
         world.answers(cluster_addr).context("before the churn")?;
         world.refuses().context("before the churn")?;
