@@ -23,18 +23,21 @@ pub struct Arguments {
     /// Seconds without a heartbeat after which a node is lost
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(5..))]
     node_grace: u16,
+    /// With the release build, whose programs start and answer sooner and take longer to compile
+    #[arg(long)]
+    release: bool,
 }
 
 pub fn run(layout: Layout, arguments: Arguments) -> Result<()> {
     deps::require_root("up")?;
-    let Arguments { nodes, store, node_grace } = arguments;
+    let Arguments { nodes, store, node_grace, release } = arguments;
     let mut needs = vec![Need::Build, Need::Run];
     if store == Store::Etcd {
         needs.push(Need::Etcd);
     }
     deps::ensure(&needs)?;
     let kubectl = deps::kubectl(&layout.state.join("tools"))?;
-    let binaries = build()?;
+    let binaries = build(if release { Profile::Release } else { Profile::Dev })?;
     let cluster = Cluster::new(layout, binaries, kubectl);
     start(&cluster, &Options { nodes, store, node_grace })?;
     example::deploy(&cluster.kubectl)?;
@@ -47,12 +50,12 @@ pub fn run(layout: Layout, arguments: Arguments) -> Result<()> {
 }
 
 /// Everything that the cluster runs, from source.
-pub fn build() -> Result<crate::cluster::Binaries> {
+fn build(profile: Profile) -> Result<crate::cluster::Binaries> {
     let step = Step::new("BPF programs");
     build_ebpf::run()?;
     step.done("built");
     let step = Step::new("skep, skep-cni");
-    let binaries = binaries::build(Profile::Dev)?;
+    let binaries = binaries::build(profile)?;
     step.done("built");
     Ok(binaries)
 }
