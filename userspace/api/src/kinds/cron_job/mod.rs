@@ -1,6 +1,7 @@
 //! CronJobs.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::cron::Schedule;
@@ -28,7 +29,15 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.batch.v1.CronJob",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, own_required: true, ..Strategy::NONE },
+    strategy: Strategy {
+        generation: true,
+        default,
+        validate,
+        own_required: true,
+        validate_create: |object, errors| validate_time_zone(object, &Value::Null, errors),
+        validate_update: validate_time_zone,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
@@ -82,7 +91,6 @@ fn validate(object: &Value, errors: &mut Errors) {
         &path,
         errors,
     );
-    validate_time_zone(&spec["timeZone"], &path.child("timeZone"), errors);
     one_of(spec, "concurrencyPolicy", &path, &["Allow", "Forbid", "Replace"], errors);
     let template = path.child("jobTemplate");
     if !spec["jobTemplate"]["spec"]["selector"].is_null() {
@@ -92,24 +100,31 @@ fn validate(object: &Value, errors: &mut Errors) {
     job::validate_job_spec(&spec["jobTemplate"]["spec"], &template.child("spec"), errors);
 }
 
-fn validate_time_zone(zone: &Value, path: &Path, errors: &mut Errors) {
-    let Some(name) = zone.as_str() else { return };
+/// An unknown zone that a CronJob has already may stay.
+fn validate_time_zone(new: &Value, old: &Value, errors: &mut Errors) {
+    let (zone, path) = (&new["spec"]["timeZone"], Path::new("spec").child("timeZone"));
+    let Some(name) = zone.as_str().filter(|_| *zone != old["spec"]["timeZone"]) else { return };
     let part = |part: &str| {
-        part.len() <= 14
-            && part.bytes().enumerate().all(|(i, c)| {
-                c.is_ascii_alphabetic()
-                    || matches!(c, b'.' | b'_')
-                    || i > 0 && matches!(c, b'-' | b'+' | b'0'..=b'9')
-            })
+        let is_allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'+');
+        (1..=14).contains(&part.len())
+            && part.bytes().all(is_allowed)
+            && !part.starts_with('-')
+            && !matches!(part, "." | "..")
     };
     if name.is_empty() {
-        errors.invalid(path, zone, "timeZone must be nil or non-empty string");
-    } else if !name.split('/').all(part) || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        errors.invalid(path, zone, &format!("unknown time zone {name}"));
+        errors.invalid(&path, zone, "timeZone must be nil or non-empty string");
     } else if name.eq_ignore_ascii_case("local") {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
-        errors.invalid(path, zone, detail);
+        errors.invalid(&path, zone, detail);
+    } else if !name.split('/').all(part) || !is_zone(name) {
+        errors.invalid(&path, zone, &format!("unknown time zone {name}"));
     }
+}
+
+/// Whether the machine's database has the zone by this very name; one without a database knows none, and refuses none.
+fn is_zone(name: &str) -> bool {
+    let found = TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name));
+    found || jiff::tz::db().is_definitively_empty()
 }
 
 fn last_schedule(object: &Value, now: Timestamp) -> Value {
@@ -132,5 +147,37 @@ fn job_selector(object: &Value, _: Timestamp) -> Value {
     match selector_text(&object["spec"]["jobTemplate"]["spec"]["selector"]) {
         text if text.is_empty() => NONE.into(),
         text => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(new: &Value, old: &Value) -> Vec<String> {
+        let mut errors = Errors::default();
+        validate_time_zone(new, old, &mut errors);
+        errors.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_new_time_zone_is_one_of_the_database() {
+        let cron = |zone: &str| json!({"spec": {"timeZone": zone}});
+        for zone in ["UTC", "Etc/UTC", "Europe/Berlin", "Etc/GMT+5", "America/Argentina/Buenos_Aires"] {
+            assert_eq!(problems(&cron(zone), &Value::Null), [""; 0], "{zone}");
+        }
+        for zone in [
+            "bad-time-zone",
+            "europe/berlin",
+            "Europe/../UTC",
+            "Europe//Berlin",
+            "-UTC",
+            "Europe/BerlinBerlinBer",
+        ] {
+            let expected = format!("spec.timeZone: Invalid value: {zone:?}: unknown time zone {zone}");
+            assert_eq!(problems(&cron(zone), &Value::Null), [expected]);
+            assert_eq!(problems(&cron(zone), &cron(zone)), [""; 0], "{zone} stays");
+        }
+        assert_eq!(problems(&cron("LOCAL"), &cron("UTC")).len(), 1);
     }
 }
