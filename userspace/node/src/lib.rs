@@ -17,6 +17,7 @@ pub mod env;
 pub mod error;
 pub mod events;
 pub mod eviction;
+mod http_probe;
 pub mod images;
 mod logs;
 pub mod names;

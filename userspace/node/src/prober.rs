@@ -4,30 +4,41 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{
-    Container, ExecAction, GRPCAction, HTTPGetAction, HTTPHeader, LifecycleHandler, Probe, TCPSocketAction,
+    Container, ExecAction, GRPCAction, LifecycleHandler, Probe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::cri::Cri;
-use crate::tls::accept_any;
+use crate::http_probe::http_get;
 
 /// The most bytes of an answer that are read, and the most characters of a command's output that are kept.
-const MAX_OUTPUT: usize = 10 << 10;
+pub(crate) const MAX_OUTPUT: usize = 10 << 10;
 
 /// Whether a probe passed, and the output or the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbeResult {
     pub(crate) success: bool,
     pub(crate) output: String,
+    /// It passed, and the author of the probe should know of the output.
+    pub(crate) warns: bool,
+}
+
+impl ProbeResult {
+    pub(crate) fn passed(output: impl Into<String>) -> ProbeResult {
+        ProbeResult { success: true, output: output.into(), warns: false }
+    }
+
+    pub(crate) fn failed(output: impl Into<String>) -> ProbeResult {
+        ProbeResult { success: false, output: output.into(), warns: false }
+    }
+
+    pub(crate) fn warned(output: impl Into<String>) -> ProbeResult {
+        ProbeResult { success: true, output: output.into(), warns: true }
+    }
 }
 
 /// Why a handler could not run, or that a hook failed. The texts appear in events.
@@ -49,6 +60,8 @@ pub(crate) enum ProbeError {
     Request(#[from] http::Error),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error("stopped after 10 redirects")]
+    Redirects,
     #[error("{0:?}")]
     Channel(tonic::transport::Error),
     #[error(transparent)]
@@ -80,7 +93,7 @@ pub(crate) async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Prob
         if let Some(action) = &probe.http_get {
             http_get(action, target).await
         } else if let Some(action) = &probe.tcp_socket {
-            tcp(action, target).await.map(|()| ProbeResult { success: true, output: String::new() })
+            tcp(action, target).await.map(|()| ProbeResult::passed(""))
         } else if let Some(action) = &probe.grpc {
             grpc(action, target).await
         } else {
@@ -89,10 +102,10 @@ pub(crate) async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Prob
     };
     match tokio::time::timeout(timeout, work).await {
         Ok(Ok(result)) => result,
-        Ok(Err(error)) => ProbeResult { success: false, output: error.to_string() },
+        Ok(Err(error)) => ProbeResult::failed(error.to_string()),
         Err(_) => {
             let output = format!("no answer within {}s (context deadline exceeded)", timeout.as_secs());
-            ProbeResult { success: false, output }
+            ProbeResult::failed(output)
         }
     }
 }
@@ -105,7 +118,7 @@ pub(crate) async fn hook(
     limit: Duration,
 ) -> Result<(), ProbeError> {
     if let Some(action) = &handler.exec {
-        let ProbeResult { success, output } = exec(cri, action, target, limit).await;
+        let ProbeResult { success, output, .. } = exec(cri, action, target, limit).await;
         return if success { Ok(()) } else { Err(ProbeError::Command(output)) };
     }
     let work = async {
@@ -131,15 +144,15 @@ async fn exec(cri: &Cri, action: &ExecAction, target: &Target<'_>, timeout: Dura
         Ok(response) => {
             let mut output = String::from_utf8_lossy(&response.stdout).into_owned();
             output.push_str(&String::from_utf8_lossy(&response.stderr));
-            let output = output.chars().take(MAX_OUTPUT).collect();
-            ProbeResult { success: response.exit_code == 0, output }
+            let output: String = output.chars().take(MAX_OUTPUT).collect();
+            if response.exit_code == 0 { ProbeResult::passed(output) } else { ProbeResult::failed(output) }
         }
-        Err(error) => ProbeResult { success: false, output: error.to_string() },
+        Err(error) => ProbeResult::failed(error.to_string()),
     }
 }
 
 /// A port by number or by the container's name for it.
-fn port(port: &IntOrString, container: &Container) -> Result<u16, ProbeError> {
+pub(crate) fn port(port: &IntOrString, container: &Container) -> Result<u16, ProbeError> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => container
@@ -156,7 +169,11 @@ fn port(port: &IntOrString, container: &Container) -> Result<u16, ProbeError> {
         .ok_or_else(|| ProbeError::ContainerPort { port: port.clone(), container: container.name.clone() })
 }
 
-async fn connect(host: Option<&str>, port: u16, target: &Target<'_>) -> Result<TcpStream, ProbeError> {
+pub(crate) async fn connect(
+    host: Option<&str>,
+    port: u16,
+    target: &Target<'_>,
+) -> Result<TcpStream, ProbeError> {
     let stream = match (host.filter(|h| !h.is_empty()), target.ip) {
         (Some(host), _) => TcpStream::connect((host, port)).await,
         (None, Some(ip)) => TcpStream::connect(SocketAddr::new(ip, port)).await,
@@ -168,68 +185,6 @@ async fn connect(host: Option<&str>, port: u16, target: &Target<'_>) -> Result<T
 
 async fn tcp(action: &TCPSocketAction, target: &Target<'_>) -> Result<(), ProbeError> {
     connect(action.host.as_deref(), port(&action.port, target.container)?, target).await.map(drop)
-}
-
-async fn http_get(action: &HTTPGetAction, target: &Target<'_>) -> Result<ProbeResult, ProbeError> {
-    let port = port(&action.port, target.container)?;
-    let stream = connect(action.host.as_deref(), port, target).await?;
-    let host = action.host.clone().filter(|h| !h.is_empty());
-    let host = host.or_else(|| target.ip.map(|ip| SocketAddr::new(ip, port).to_string())).unwrap_or_default();
-    let request = http_request(action, &host)?;
-    let response = if action.scheme.as_deref() == Some("HTTPS") {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(accept_any()));
-        let ip = target.ip.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        let stream = connector.connect(ip.into(), stream).await.map_err(ProbeError::Tls)?;
-        send(stream, request).await?
-    } else {
-        send(stream, request).await?
-    };
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_OUTPUT).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    // A redirect counts as success; upstream records a warning too.
-    if parts.status.is_success() || parts.status.is_redirection() {
-        return Ok(ProbeResult { success: true, output: String::from_utf8_lossy(&body).into_owned() });
-    }
-    let output = format!("HTTP probe failed with statuscode: {}", parts.status.as_u16());
-    Ok(ProbeResult { success: false, output })
-}
-
-fn http_request(action: &HTTPGetAction, host: &str) -> Result<http::Request<Empty<Bytes>>, ProbeError> {
-    let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let headers: &[HTTPHeader] = action.http_headers.as_deref().unwrap_or_default();
-    let given = |name: &str| headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
-    let mut builder = http::Request::get(path);
-    if !given("host") {
-        builder = builder.header("host", host);
-    }
-    if !given("user-agent") {
-        builder = builder.header("user-agent", "kube-probe/1.36");
-    }
-    if !given("accept") {
-        builder = builder.header("accept", "*/*");
-    }
-    builder = builder.header("connection", "close");
-    for header in headers {
-        builder = builder.header(header.name.as_str(), header.value.as_str());
-    }
-    Ok(builder.body(Empty::new())?)
-}
-
-async fn send<S>(
-    stream: S,
-    request: http::Request<Empty<Bytes>>,
-) -> Result<http::Response<hyper::body::Incoming>, ProbeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let answer = sender.send_request(request).await;
-    if answer.is_err() {
-        connection.abort();
-    }
-    Ok(answer?)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -262,10 +217,7 @@ async fn grpc(action: &GRPCAction, target: &Target<'_>) -> Result<ProbeResult, P
         .await
         .map_err(|status| ProbeError::Grpc(Box::new(status)))?;
     match answer.into_inner().status {
-        SERVING => Ok(ProbeResult { success: true, output: "service responded with SERVING".to_owned() }),
-        other => {
-            let output = format!("service unhealthy (responded with {other})");
-            Ok(ProbeResult { success: false, output })
-        }
+        SERVING => Ok(ProbeResult::passed("service responded with SERVING")),
+        other => Ok(ProbeResult::failed(format!("service unhealthy (responded with {other})"))),
     }
 }

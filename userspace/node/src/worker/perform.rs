@@ -193,13 +193,17 @@ async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) ->
     };
     let target = Target { container, id, ip: job.ips.first().copied() };
     let began = Instant::now();
-    let ProbeResult { success, output } = prober::probe(&job.context.cri, settings, &target).await;
+    let ProbeResult { success, output, warns } = prober::probe(&job.context.cri, settings, &target).await;
     let (pod, namespace, uid) = names::of(&job.pod);
     let key = CountedProbe { namespace, pod, uid, container: name.to_owned(), kind };
     job.context.probes.record(key, success, began.elapsed());
     if !success {
         let message = format!("{} probe failed: {output}", kind.name());
         job.context.events.pod(&job.pod, Some(name), true, "Unhealthy", message);
+    }
+    if warns {
+        let message = format!("{} probe warning: {output}", kind.name());
+        job.context.events.pod(&job.pod, Some(name), true, "ProbeWarning", message);
     }
     Outcome::Probed { success, output }
 }
