@@ -1,7 +1,7 @@
 //! Expiry of flow entries, so that LRU remains the last resort.
 //!
-//! In: the conntrack map, the clock, the datagram services in force before and after the walk. Out: entries removed. The walk reads the map in batches on
-//! a thread of its own, so that nothing waits for it.
+//! In: the conntrack map, the clock, the datagram services in force before and after the walk. Out: entries removed. The walk
+//! reads the map in batches on a thread of its own, so that nothing waits for it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Aborting UDP sockets that a socket hook connected to a backend which is gone: all their datagrams would be lost.
 //!
-//! In: the datagram services in force before and after the walk, the pods' namespaces. Out: such sockets fail with ECONNABORTED at the owner's next call,
-//! and the owner connects again. The hook recorded each socket's cookie, so a socket that the application connected to the
+//! In: the datagram services in force before and after the walk, the pods' namespaces. Out: such sockets fail with
+//! ECONNABORTED at the owner's next call, and the owner connects again. The hook recorded each socket's cookie, so a socket that the application connected to the
 //! same address, or through another service, is not touched (sock_diag(7)).
 
 use std::collections::BTreeSet;
