@@ -8,16 +8,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use skep_abi::{
-    Addr, Be16, CLASS_ANY, CLASS_OTHER, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict,
-    VerdictKey,
+    Be16, CLASS_ANY, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::classify::{Classifier, Signature};
 use crate::entries::{Entries, Prefix, RuleId, VerdictEntry, VerdictMapId};
 use crate::identity::{rule_hash, verdicts_hash};
-use crate::model::{Endpoint, NamedPort, Policy, PolicyKey, PortMatch, Ports, Rule};
+use crate::model::{Endpoint, Local, NamedPort, Policy, PolicyKey, PortMatch, Ports, Rule};
+use crate::peers::Peers;
 use crate::ports::port_prefixes;
 use crate::select::Labels;
+use crate::signed::Signed;
 
 /// The maps cannot hold the policies; the limits are those of `skep_abi`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,13 +29,6 @@ pub enum Overflow {
     Verdicts { namespace: Arc<str>, wanted: usize },
     #[error("pod slot {slot} is beyond the {SLOTS_MAX} slots of a node")]
     Slots { slot: u32 },
-}
-
-/// A pod of this node and its slot, see [`skep_abi::verdicts_index`].
-#[derive(Clone, Copy, Debug)]
-pub struct Local<'a> {
-    pub slot: u32,
-    pub endpoint: &'a Endpoint,
 }
 
 /// The maps' content, and the classifier for endpoints that come later.
@@ -67,16 +61,16 @@ fn of_namespace<'p>(
     policies.range(first..).take_while(move |(key, _)| key.namespace == namespace)
 }
 
-/// If several of `peers` have one address, the last of them counts.
-pub fn compile<'a>(
+/// The addresses of `local` pods are theirs, whatever `peers` says; the last one counts.
+pub fn compile(
     policies: &BTreeMap<PolicyKey, Policy>,
     namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
-    peers: impl Iterator<Item = &'a Endpoint>,
-    local: &[Local<'a>],
+    peers: &Peers,
+    local: &[Local<'_>],
 ) -> Result<Compiled, Overflow> {
     let selected = Selected::new(policies, local);
     let mut classifier = Classifier::new(selected.policies.iter().map(|(_, policy)| *policy));
-    let classes = classes(&mut classifier, namespaces, peers)?;
+    let classes = classes(&mut classifier, namespaces, peers, local)?;
     let numbers = selected.numbers();
     let rules = selected.resolve(&classifier, &numbers);
     let by_set = ClassesBySet::new(&classifier);
@@ -195,93 +189,22 @@ impl<'a> ResolvedRule<'a> {
     }
 }
 
-fn classes<'a>(
+fn classes(
     classifier: &mut Classifier,
     namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
-    peers: impl Iterator<Item = &'a Endpoint>,
+    peers: &Peers,
+    local: &[Local<'_>],
 ) -> Result<BTreeMap<Prefix, u32>, Overflow> {
     if classifier.is_trivial() {
         classifier.assign_ids(BTreeSet::new());
         return Ok(BTreeMap::new());
     }
-    let signed = Signed::new(classifier, namespaces, peers);
+    let signed = Signed::new(classifier, namespaces, peers, local);
     classifier.assign_ids(signed.used());
     let entries = signed.entries(classifier);
     match entries.len() {
         wanted if wanted > CLASSES_MAX as usize => Err(Overflow::Classes { wanted }),
         _ => Ok(entries),
-    }
-}
-
-/// Every address of an endpoint with its signature. A cluster has few signatures: those of the pods of one template are equal, but
-/// for addresses that rules name.
-#[derive(Default)]
-struct Signed {
-    signatures: Vec<Signature>,
-    /// Sorted by address, with the position of the signature.
-    addrs: Vec<(Addr, u32)>,
-}
-
-impl Signed {
-    fn new<'a>(
-        classifier: &Classifier,
-        namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
-        peers: impl Iterator<Item = &'a Endpoint>,
-    ) -> Signed {
-        let mut selectors = HashMap::new();
-        // Endpoints share equal values, so that pointers stand for them.
-        let mut by_template: HashMap<(*const u8, *const Labels, *const NamedPort, Option<u32>), u32> =
-            HashMap::new();
-        let mut numbers: HashMap<Signature, u32> = HashMap::new();
-        let mut addrs: Vec<(Addr, u32)> = Vec::new();
-        for endpoint in peers {
-            let Endpoint { namespace, labels, ports, addrs: own } = endpoint;
-            for addr in own.iter() {
-                let network = classifier.networks().at(*addr);
-                let template = (namespace.as_ptr(), Arc::as_ptr(labels), ports.as_ptr(), network);
-                let number = *by_template.entry(template).or_insert_with(|| {
-                    let selectors = selectors
-                        .entry(namespace.as_ptr())
-                        .or_insert_with(|| classifier.selectors_of(namespace, namespaces));
-                    let next = numbers.len() as u32;
-                    *numbers.entry(classifier.signature(selectors, endpoint, network)).or_insert(next)
-                });
-                addrs.push((*addr, number));
-            }
-        }
-        // The last endpoint of an address counts.
-        addrs.reverse();
-        addrs.sort_by_key(|(addr, _)| *addr);
-        addrs.dedup_by_key(|(addr, _)| *addr);
-        let mut numbered: Vec<(Signature, u32)> = numbers.into_iter().collect();
-        numbered.sort_unstable_by_key(|(_, number)| *number);
-        Signed { signatures: numbered.into_iter().map(|(signature, _)| signature).collect(), addrs }
-    }
-
-    fn used(&self) -> BTreeSet<Signature> {
-        let numbers: BTreeSet<u32> = self.addrs.iter().map(|(_, number)| *number).collect();
-        numbers.into_iter().filter_map(|number| self.signatures.get(number as usize)).cloned().collect()
-    }
-
-    /// Prefix to class, where shorter prefixes do not give the same. All signatures have their class.
-    fn entries(&self, classifier: &Classifier) -> BTreeMap<Prefix, u32> {
-        let classes: Vec<Option<u32>> =
-            self.signatures.iter().map(|signature| classifier.ids.get(signature).copied()).collect();
-        let networks = classifier.prefix_entries();
-        let around = |addr: Addr| match classifier.networks().around(addr) {
-            Some(network) => networks.get(network as usize).map(|(_, class)| *class),
-            None => Some(CLASS_OTHER),
-        };
-        let pods = self.addrs.iter().filter_map(|(addr, number)| {
-            let class = *classes.get(*number as usize)?;
-            (class != around(*addr)).then_some(((128, *addr), class?))
-        });
-        let mut entries: BTreeMap<Prefix, u32> = pods.collect();
-        // A network of one address does not override what the pod with that address is.
-        let is_pod = |addr: &Addr| self.addrs.binary_search_by_key(addr, |(addr, _)| *addr).is_ok();
-        let others = networks.iter().filter(|((bits, addr), _)| *bits < 128 || !is_pod(addr));
-        entries.extend(others.copied());
-        entries
     }
 }
 

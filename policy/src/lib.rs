@@ -17,14 +17,17 @@ pub mod evaluate;
 mod identity;
 mod model;
 mod networks;
+mod peers;
 mod ports;
 mod select;
+mod signed;
 
 pub use classify::{Classifier, Unclassified};
-pub use compile::{Compiled, Local, Overflow, RuleSet, compile, rule_set};
+pub use compile::{Compiled, Overflow, RuleSet, compile, rule_set};
 pub use entries::{Entries, Prefix, RuleId, VerdictEntry, VerdictMapId, prefix_of};
 pub use model::{
-    Endpoint, IpBlock, NamedPort, Peer, Policy, PolicyKey, PolicyProblem, PortMatch, Ports, Rule,
+    Endpoint, IpBlock, Local, NamedPort, Peer, Policy, PolicyKey, PolicyProblem, PortMatch, Ports, Rule,
 };
+pub use peers::Peers;
 pub use ports::port_prefixes;
 pub use select::{Labels, SelectError, Selector};

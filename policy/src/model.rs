@@ -99,6 +99,13 @@ pub struct Endpoint {
     pub addrs: Arc<[Addr]>,
 }
 
+/// A pod of this node and its slot, see [`skep_abi::verdicts_index`].
+#[derive(Clone, Copy, Debug)]
+pub struct Local<'a> {
+    pub slot: u32,
+    pub endpoint: &'a Endpoint,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamedPort {
     pub name: Box<str>,

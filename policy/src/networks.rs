@@ -56,6 +56,16 @@ impl Networks {
         self.wide.at(bits(addr))
     }
 
+    /// As [`Networks::at`] for many addresses, of which neighbours are mostly in one network.
+    pub(crate) fn walk(&self) -> Walk<'_> {
+        Walk::new(&self.all)
+    }
+
+    /// As [`Networks::around`] for many addresses.
+    pub(crate) fn walk_around(&self) -> Walk<'_> {
+        Walk::new(&self.wide)
+    }
+
     /// The sets of peers that contain the network; none outside of all.
     pub(crate) fn sets(&self, network: Option<u32>) -> &[u32] {
         let network = network.and_then(|network| self.networks.get(network as usize));
@@ -104,8 +114,46 @@ impl Runs {
     }
 
     fn at(&self, addr: u128) -> Option<u32> {
-        let after = self.0.partition_point(|(first, _)| *first <= addr);
+        let after = self.after(addr);
         self.0.get(after.checked_sub(1)?)?.1
+    }
+
+    /// The position of the run after that of the address.
+    fn after(&self, addr: u128) -> usize {
+        self.0.partition_point(|(first, _)| *first <= addr)
+    }
+}
+
+/// Finds networks, and knows the run in which it was last.
+pub(crate) struct Walk<'n> {
+    runs: &'n Runs,
+    first: u128,
+    last: u128,
+    network: Option<u32>,
+}
+
+impl Walk<'_> {
+    fn new(runs: &Runs) -> Walk<'_> {
+        let mut walk = Walk { runs, first: 0, last: 0, network: None };
+        walk.go_to(0);
+        walk
+    }
+
+    /// As [`Networks::at`] or [`Networks::around`].
+    pub(crate) fn at(&mut self, addr: Addr) -> Option<u32> {
+        let addr = bits(addr);
+        if !(self.first..=self.last).contains(&addr) {
+            self.go_to(addr);
+        }
+        self.network
+    }
+
+    fn go_to(&mut self, addr: u128) {
+        let runs = &self.runs.0;
+        let after = self.runs.after(addr);
+        let run = after.checked_sub(1).and_then(|at| runs.get(at));
+        (self.first, self.network) = run.copied().unwrap_or((0, None));
+        self.last = runs.get(after).map_or(u128::MAX, |(first, _)| first - 1);
     }
 }
 
@@ -226,6 +274,7 @@ mod tests {
             let v4 = [0x0a00_0000u32, 0xffff_fff0].into_iter().flat_map(|base| (0..16).map(move |n| IpAddr::from((base | n).to_be_bytes())));
             let v6 = [0xfd00u128 << 112, u128::MAX << 4].into_iter().flat_map(|base| (0..16).map(move |n| IpAddr::from((base | n).to_be_bytes())));
             let others = ["0.0.0.0", "9.9.9.9", "::", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
+            let (mut walk, mut walk_around) = (networks.walk(), networks.walk_around());
             for ip in v4.chain(v6).chain(others) {
                 let containing = by_block.iter().filter(|(block, _)| contains(block, ip));
                 let mut expected: Vec<u32> = containing.flat_map(|(_, sets)| sets).copied().collect();
@@ -233,6 +282,8 @@ mod tests {
                 expected.dedup();
                 let addr = Addr::from(ip);
                 prop_assert_eq!(networks.sets(networks.at(addr)), expected.as_slice(), "{}", ip);
+                prop_assert_eq!(walk.at(addr), networks.at(addr), "{}", ip);
+                prop_assert_eq!(walk_around.at(addr), networks.around(addr), "{}", ip);
                 let around = networks.sets(networks.around(addr));
                 match networks.single(addr) {
                     Some(sets) => prop_assert!(sets == expected.as_slice() && around != sets),

@@ -178,7 +178,7 @@ fn parse(world: &World) -> BTreeMap<PolicyKey, Policy> {
 fn compiled(world: &World, endpoints: &[Endpoint], local: usize) -> Compiled {
     let slots = endpoints.iter().take(local).zip(0..);
     let local: Vec<Local<'_>> = slots.map(|(endpoint, slot)| Local { slot, endpoint }).collect();
-    compile(&parse(world), &namespaces(world), endpoints.iter(), &local).unwrap()
+    compile(&parse(world), &namespaces(world), &endpoints.iter().collect(), &local).unwrap()
 }
 
 /// The answer of an LPM trie.
@@ -261,7 +261,7 @@ proptest! {
         let forwards = compiled(&world, &endpoints, 1);
         let local = [Local { slot: 0, endpoint: &endpoints[0] }];
         let backwards =
-            compile(&parse(&world), &namespaces(&world), endpoints.iter().rev(), &local).unwrap();
+            compile(&parse(&world), &namespaces(&world), &endpoints.iter().rev().collect(), &local).unwrap();
         prop_assert_eq!(forwards.entries, backwards.entries);
     }
 
@@ -297,7 +297,8 @@ fn read(object: &NetworkPolicy) {
         addrs: Arc::new([Addr::from(IpAddr::from([10, 0, 0, 1]))]),
     };
     let local = [Local { slot: 0, endpoint: &endpoint }];
-    compile(&BTreeMap::from([(key, policy)]), &BTreeMap::new(), [&endpoint].into_iter(), &local).unwrap();
+    compile(&BTreeMap::from([(key, policy)]), &BTreeMap::new(), &[&endpoint].into_iter().collect(), &local)
+        .unwrap();
 }
 
 /// One pod `10.0.0.0` under one policy in namespace `a`.
@@ -314,7 +315,10 @@ fn under(spec: Value) -> (Compiled, usize) {
     };
     let local = [Local { slot: 0, endpoint: &endpoint }];
     let policies = BTreeMap::from([(key, policy)]);
-    (compile(&policies, &BTreeMap::new(), [&endpoint].into_iter(), &local).unwrap(), problems.len())
+    (
+        compile(&policies, &BTreeMap::new(), &[&endpoint].into_iter().collect(), &local).unwrap(),
+        problems.len(),
+    )
 }
 
 fn ingress(compiled: &Compiled, peer: &str, port: u16) -> bool {
@@ -401,7 +405,7 @@ fn compile_pods(specs: &[Value]) -> Compiled {
     let (policies, endpoints) = pods_under(specs);
     let local: Vec<Local<'_>> =
         endpoints.iter().zip(0..).map(|(endpoint, slot)| Local { slot, endpoint }).collect();
-    compile(&policies, &BTreeMap::new(), endpoints.iter(), &local).unwrap()
+    compile(&policies, &BTreeMap::new(), &endpoints.iter().collect(), &local).unwrap()
 }
 
 #[test]

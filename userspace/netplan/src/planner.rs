@@ -161,8 +161,9 @@ impl Planner {
         }
         self.index.shrink();
         let mut changes = std::mem::take(&mut self.index.changes);
+        self.policy.note_peers(&changes.peers, &self.index);
         if self.sweep {
-            changes.services.extend(self.index.services.keys().cloned());
+            changes.services.append(&mut self.index.services.keys().cloned().collect());
         }
         if self.failures.is_held(&Unit::Policy) {
             // What they were made of has changed by then: they are compiled as a whole.

@@ -12,8 +12,8 @@ use skep_abi::{
     Addr, Be16, Direction, Proto, Verdict, VerdictKey, isolated_bit, open_bit, table_of, verdicts_index,
 };
 use skep_policy::{
-    Compiled, Endpoint, Entries, Local, Overflow, Prefix, RuleSet, VerdictEntry, VerdictMapId, compile,
-    rule_set,
+    Compiled, Endpoint, Entries, Local, Overflow, Peers, Prefix, RuleSet, VerdictEntry, VerdictMapId,
+    compile, rule_set,
 };
 
 use super::kernel::Kernel;
@@ -25,6 +25,8 @@ use crate::write::Write;
 #[derive(Debug, Default)]
 pub(crate) struct PolicyState {
     compiled: Compiled,
+    /// The pods of the index.
+    peers: Peers,
     /// The pods that are part of `compiled`, by slot.
     pods: BTreeMap<u32, Policed>,
     overflows: Vec<Overflow>,
@@ -76,6 +78,13 @@ impl PolicyState {
         let open = |direction| if is_open(direction) { open_bit(generation, direction) } else { 0 };
         let own = if isolated.is_some() { isolated_bit(generation) } else { 0 };
         own | open(Direction::INGRESS) | open(Direction::EGRESS)
+    }
+
+    /// Follows the pods at these addresses; to be called before [`PolicyState::plan`], and even if that is not called.
+    pub(crate) fn note_peers(&mut self, changed: &BTreeSet<Addr>, index: &Index) {
+        for addr in changed {
+            self.peers.set(*addr, index.pod_at(*addr).map(|pod| &pod.endpoint));
+        }
     }
 
     pub(crate) fn plan(
@@ -189,13 +198,7 @@ impl PolicyState {
     fn compile(&mut self, peers: &BTreeSet<Addr>, index: &Index, attachments: &Attachments, kernel: &Kernel) {
         let local: Vec<Local<'_>> =
             attachments.iter().map(|(_, a)| Local { slot: a.pod.slot, endpoint: &a.endpoint }).collect();
-        // The last endpoint of an address counts: pods being deleted come first, then others, then attachments.
-        let pods = index.pods.values();
-        let leaving = pods.clone().filter(|pod| pod.deleting);
-        let staying = pods.filter(|pod| !pod.deleting);
-        let endpoints = leaving.chain(staying).map(|pod| &pod.endpoint);
-        let endpoints = endpoints.chain(attachments.iter().map(|(_, a)| &a.endpoint));
-        match compile(&index.policies, &index.namespaces, endpoints, &local) {
+        match compile(&index.policies, &index.namespaces, &self.peers, &local) {
             Ok(compiled) => {
                 self.compiled = compiled;
                 self.is_stale = false;

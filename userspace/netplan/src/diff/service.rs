@@ -96,18 +96,24 @@ impl ServiceState {
         sweep: bool,
     ) -> ServiceWrites {
         self.sets.prune(kernel);
-        let mut plans = BTreeMap::new();
+        let compiled =
+            |key: &Arc<str>, facts| compile(&index.without_taken(facts), index.slices_of(key), node);
+        let mut plans: BTreeMap<Arc<str>, Option<ServicePlan>> = BTreeMap::new();
         let mut released = BTreeSet::new();
         let mut queue: Vec<Arc<str>> = changed.iter().cloned().collect();
         while let Some(key) = queue.pop() {
             if plans.contains_key(&key) {
                 continue;
             }
-            let facts = index.services.get(&key);
-            let plan = facts
-                .map(|facts| compile(&index.without_taken(facts), index.slices_of(&key), node))
-                .unwrap_or_default();
-            for frontend in self.release(&key, &plan) {
+            self.problems.remove(&key);
+            // A service that owns nothing releases nothing. At the start these are all of them, and their plans would take much
+            // memory at once.
+            let plan = self.owned.contains_key(&key).then(|| {
+                let facts = index.services.get(&key);
+                facts.map(|facts| compiled(&key, facts)).unwrap_or_default()
+            });
+            let freed = plan.as_ref().map(|plan| self.release(&key, plan)).unwrap_or_default();
+            for frontend in freed {
                 queue.extend(self.waiting.remove(&frontend).into_iter().flatten());
                 released.insert(frontend);
             }
@@ -116,7 +122,10 @@ impl ServiceState {
         let mut writes = ServiceWrites::default();
         for (key, plan) in plans {
             match index.services.get(&key) {
-                Some(facts) => self.claim(&key, facts, plan, kernel, &mut writes),
+                Some(facts) => {
+                    let plan = plan.unwrap_or_else(|| compiled(&key, facts));
+                    self.claim(&key, facts, plan, kernel, &mut writes);
+                }
                 None => self.forget(&key),
             }
         }
@@ -141,7 +150,6 @@ impl ServiceState {
 
     /// Releases the frontends that the service no longer wants, and returns them.
     fn release(&mut self, key: &Arc<str>, plan: &ServicePlan) -> Vec<ServiceKey> {
-        self.problems.remove(key);
         let owned = self.owned.get(key).map(|owned| &*owned.frontends).unwrap_or_default();
         let unwanted: Vec<ServiceKey> =
             owned.iter().filter(|frontend| !plan.frontends.contains_key(*frontend)).copied().collect();

@@ -119,7 +119,7 @@ impl Index {
             Some(facts) => {
                 match node_service::peer(service, &facts, &mut self.interner) {
                     Some(peer) => self.put_pod(node_service::peer_key(&key), peer),
-                    None => self.remove_pod(&node_service::peer_key(&key)),
+                    None => self.remove_peer(&key),
                 }
                 self.put_service(key, facts);
             }
@@ -127,11 +127,19 @@ impl Index {
         }
     }
 
-    fn put_service(&mut self, key: Arc<str>, facts: ServiceFacts) {
-        if self.services.get(&key) == Some(&facts) {
-            return;
+    /// Removes the peer that stands for the service, which is one that nodes can serve themselves.
+    fn remove_peer(&mut self, service: &str) {
+        if service == service::DNS {
+            self.remove_pod(&node_service::peer_key(service));
         }
-        let key = self.known_key(key);
+    }
+
+    fn put_service(&mut self, key: Arc<str>, facts: ServiceFacts) {
+        let key = match self.services.get_key_value(&key) {
+            Some((_, before)) if *before == facts => return,
+            Some((known, _)) => known.clone(),
+            None => self.known_key(key),
+        };
         self.changes.services.insert(key.clone());
         self.unlink_service(&key);
         let is_announced = facts.health_check_port != 0 || facts.announced().next().is_some();
@@ -204,7 +212,7 @@ impl Index {
     }
 
     pub fn delete_service(&mut self, key: &str) {
-        self.remove_pod(&node_service::peer_key(key));
+        self.remove_peer(key);
         if let Some((known, _)) = self.services.get_key_value(key) {
             self.changes.services.insert(known.clone());
             self.unlink_service(key);
@@ -223,10 +231,11 @@ impl Index {
     }
 
     fn put_slice(&mut self, key: Arc<str>, mut facts: SliceFacts) {
-        if self.slices.get(&key) == Some(&facts) {
-            return;
+        match self.slices.get(&key) {
+            Some(before) if *before == facts => return,
+            Some(_) => self.delete_slice(&key),
+            None => {}
         }
-        self.delete_slice(&key);
         facts.service = self.known_key(facts.service);
         self.note_slice(&facts.service);
         self.changes.services.insert(facts.service.clone());
@@ -261,7 +270,8 @@ impl Index {
     }
 
     fn put_pod(&mut self, key: Arc<str>, facts: PodFacts) {
-        if self.pods.get(&key) == Some(&facts) {
+        let before = self.pods.get(&key);
+        if before == Some(&facts) {
             return;
         }
         // The attachment gives the addresses of a pod of this node; only its labels and ports matter here.
@@ -269,8 +279,7 @@ impl Index {
             let endpoint = &facts.endpoint;
             (endpoint.labels.clone(), endpoint.ports.clone(), facts.uid.clone())
         };
-        let before = self.pods.get(&key).map(policy_of);
-        self.changes.locals |= facts.on_this_node && before != Some(policy_of(&facts));
+        self.changes.locals |= facts.on_this_node && before.map(policy_of) != Some(policy_of(&facts));
         self.unlink_addrs(&key);
         for addr in facts.endpoint.addrs.iter() {
             match self.by_addr.get_mut(addr) {
