@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
 const DESCRIPTORS: u64 = 65_536;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    // As the `skep` binary: without a subscriber each span of a library costs a record for another logger.
+    tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let gateway = Gateway::new(Limits::of_descriptors(DESCRIPTORS), None);
     let (bound_in, mut bound) = watch::channel(Bound::default());
