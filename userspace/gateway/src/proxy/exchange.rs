@@ -102,8 +102,8 @@ async fn attempts(
     let has_repeatable_body = retry.is_some() || body.is_end_stream();
     let is_repeatable = repeats_all || is_idempotent(&head.method) && has_repeatable_body;
     let max_attempts = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
-    let began = Instant::now();
-    let is_in_time = || terms.repeats_within.is_none_or(|limit| began.elapsed() < limit);
+    let repeats = terms.repeats_within.map(|limit| (Instant::now(), limit));
+    let is_in_time = || repeats.is_none_or(|(began, limit)| began.elapsed() < limit);
     let may_spend = || is_in_time() && (retry.is_some() || cluster.budget.spend());
     let wait = terms.wait(&gateway.limits);
     let (mut tried, mut last): (Vec<SocketAddr>, _) = (Vec::new(), SendError::NoEndpoint);

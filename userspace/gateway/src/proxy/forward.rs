@@ -142,8 +142,8 @@ enum Decision {
 /// Where a request goes.
 struct Onward {
     route: Arc<Route>,
-    /// Of the backend that was drawn.
-    filters: Filters,
+    /// The backend of the route that was drawn.
+    drawn: usize,
     cluster: Arc<Cluster>,
     protocol: Protocol,
     outgoing: Outgoing,
@@ -229,7 +229,9 @@ impl Onward {
         if let Some(policy) = &self.policy {
             policy.respond(status, &self.cluster, endpoint, headers);
         }
-        self.filters.response.apply(headers);
+        if let Some(drawn) = self.route.backends.get(self.drawn) {
+            drawn.filters.response.apply(headers);
+        }
         self.route.filters.response.apply(headers);
         if let (Some(cors), Some(origin)) = (&self.route.cors, &self.origin) {
             cors.add(origin, headers);
@@ -237,21 +239,21 @@ impl Onward {
     }
 }
 
-/// The backend that the request is for, and its filters.
-fn draw(
+/// The backend that was drawn, as its index, its filters, and where the request goes.
+fn draw<'r>(
     snapshot: &Snapshot,
-    route: &Route,
+    route: &'r Route,
     policy: Option<&Prepared>,
-) -> Result<(Filters, Arc<Cluster>), Refusal> {
+) -> Result<(usize, &'r Filters, Arc<Cluster>), Refusal> {
     let no_backend = Refusal::NoBackend(route.unserved.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
     let preference = policy.map(|policy| policy.preference).unwrap_or_default();
-    let drawn = snapshot.draw(route, preference).ok_or(no_backend)?;
+    let (at, drawn) = snapshot.draw(route, preference).ok_or(no_backend)?;
     let canary = policy.and_then(|policy| policy.canary());
     let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
     let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
     let fallback = route.policy.as_ref().and_then(|policy| policy.fallback).filter(|_| cluster.is_empty());
     let cluster = fallback.and_then(|fallback| snapshot.cluster(fallback)).unwrap_or(cluster);
-    Ok((drawn.filters.clone(), cluster))
+    Ok((at, &drawn.filters, cluster))
 }
 
 /// Finds the route, and turns the head to the endpoint's.
@@ -285,11 +287,11 @@ fn decide(
     if let Some(own) = own_answer(&route, client, listener.public_port, &target, head) {
         return Ok(own);
     }
-    let (filters, cluster) = draw(&snapshot, &route, policy.as_deref())?;
+    let (drawn, filters, cluster) = draw(&snapshot, &route, policy.as_deref())?;
     let is_grpc = headers::is_grpc(head.version, &head.headers);
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
-    let path = outgoing_path(&target, &route, rewrites)?;
+    let path = outgoing_path(&target, head, &route, rewrites)?;
     let authority = authority_of(head, &target)?;
     let host = match rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref()) {
         Some(host) => HeaderValue::from_str(host).map_err(|_| Refusal::BadGateway)?,
@@ -310,7 +312,7 @@ fn decide(
     let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
     let outgoing = Outgoing { method, host, path, headers, is_grpc };
     let mirrors = mirror::draw(&snapshot, &route.mirrors);
-    let onward = Onward { route, filters, cluster, protocol, outgoing, switch, origin, mirrors, policy };
+    let onward = Onward { route, drawn, cluster, protocol, outgoing, switch, origin, mirrors, policy };
     Ok(Decision::Onward(Box::new(onward)))
 }
 
@@ -394,6 +396,7 @@ fn check_length(
 
 fn outgoing_path(
     target: &Target<'_>,
+    head: &Parts,
     route: &Route,
     rewrites: [&Rewrite; 2],
 ) -> Result<PathAndQuery, Refusal> {
@@ -402,11 +405,22 @@ fn outgoing_path(
             let (path, query) = captures.apply(&target.path.matched, target.query);
             join(&path, query.as_deref())
         }
-        None => path_and_query(target, rewrites),
+        None => path_and_query(target, head, rewrites),
     }
 }
 
-fn path_and_query(target: &Target<'_>, rewrites: [&Rewrite; 2]) -> Result<PathAndQuery, Refusal> {
+fn path_and_query(
+    target: &Target<'_>,
+    head: &Parts,
+    rewrites: [&Rewrite; 2],
+) -> Result<PathAndQuery, Refusal> {
+    // Usually it goes on as it came.
+    if let Some(came) = head.uri.path_and_query()
+        && came.path() == target.path.sent
+        && rewrites.iter().all(|rewrite| rewrite.path.is_none())
+    {
+        return Ok(came.clone());
+    }
     let mut path = Cow::Borrowed(&*target.path.sent);
     let mut rewrites = rewrites.iter().filter_map(|rewrite| rewrite.path.as_ref());
     if let Some(first) = rewrites.next() {

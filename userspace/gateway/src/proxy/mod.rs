@@ -6,6 +6,7 @@ mod access_log;
 mod acme;
 mod activity;
 mod connection;
+mod deadline;
 mod endpoint_body;
 mod exchange;
 mod forward;

@@ -65,17 +65,23 @@ impl Snapshot {
         }
     }
 
-    /// The backend for a request of a route: that of its session, or by weight. `None`: the route has none.
-    pub(super) fn draw<'r>(&self, route: &'r Route, preference: Preference) -> Option<&'r RouteBackend> {
-        let of_session = match preference {
+    /// The backend for a request of a route, with its index: that of its session, or by weight. `None`: the route has none.
+    pub(super) fn draw<'r>(
+        &self,
+        route: &'r Route,
+        preference: Preference,
+    ) -> Option<(usize, &'r RouteBackend)> {
+        let at = match preference {
             Preference::Endpoint(id) if route.backends.len() > 1 => {
-                let clusters = |backend: &&RouteBackend| backend.backend.and_then(|at| self.clusters.get(at));
-                let mut weighed = route.backends.iter().filter(|backend| backend.weight > 0);
-                weighed.find(|backend| clusters(backend).is_some_and(|cluster| cluster.has(id)))
+                route.backends.iter().position(|backend| {
+                    let cluster = backend.backend.and_then(|at| self.clusters.get(at));
+                    backend.weight > 0 && cluster.is_some_and(|cluster| cluster.has(id))
+                })
             }
             Preference::Endpoint(_) | Preference::Key(_) | Preference::Turns => None,
         };
-        of_session.or_else(|| drawn(&route.backends, |backend| backend.weight))
+        let at = at.or_else(|| drawn_at(&route.backends, |backend| backend.weight))?;
+        Some((at, route.backends.get(at)?))
     }
 
     pub(super) fn cluster(&self, backend: usize) -> Option<Arc<Cluster>> {
@@ -85,13 +91,17 @@ impl Snapshot {
 
 /// One of several, by weight.
 pub(super) fn drawn<T>(all: &[T], weight: impl Fn(&T) -> u32) -> Option<&T> {
+    all.get(drawn_at(all, weight)?)
+}
+
+fn drawn_at<T>(all: &[T], weight: impl Fn(&T) -> u32) -> Option<usize> {
     let total: u64 = all.iter().map(|one| u64::from(weight(one))).sum();
     let mut drawn = match all {
         [_] if total > 0 => 0,
         _ if total > 0 => rand::random_range(0..total),
         _ => return None,
     };
-    all.iter().find(|one| match drawn.checked_sub(u64::from(weight(one))) {
+    all.iter().position(|one| match drawn.checked_sub(u64::from(weight(one))) {
         Some(left) => {
             drawn = left;
             false

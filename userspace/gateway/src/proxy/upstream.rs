@@ -186,8 +186,7 @@ impl Upstream {
                 },
             };
             let state = body.state().filter(|_| wait.extends);
-            let answer = pin!(http_1::send(connection, head, body));
-            match in_time(answer, state, wait.response).await {
+            match http_1::send(connection, head, body, state, wait.response).await {
                 Some(Ok(response)) => return Ok((response.map(EndpointBody::Http1), lease)),
                 Some(Err(failed)) => match failed.unsent {
                     // The endpoint closed a connection that was kept: take the next one.

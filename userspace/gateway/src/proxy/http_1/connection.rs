@@ -11,6 +11,8 @@ use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
+use super::super::deadline::Deadline;
+
 /// The room for one read at first. It grows while reads fill it.
 const FIRST_READ_BYTES: usize = 8 << 10;
 const MAX_READ_BYTES: usize = 128 << 10;
@@ -20,18 +22,20 @@ pub(in super::super) struct Connection<S = TcpStream> {
     pub(super) stream: S,
     pub(super) input: BytesMut,
     read_bytes: usize,
+    /// For the head of a response.
+    pub(super) deadline: Deadline,
 }
 
 impl<S> Connection<S> {
     pub(in super::super) fn new(stream: S) -> Connection<S> {
-        Connection { stream, input: BytesMut::new(), read_bytes: FIRST_READ_BYTES }
+        Connection { stream, input: BytesMut::new(), read_bytes: FIRST_READ_BYTES, deadline: Deadline::new() }
     }
 
     /// The same input on what the stream becomes.
     pub(super) fn map<T, R>(self, turn: impl FnOnce(S) -> (T, R)) -> (Connection<T>, R) {
-        let Connection { stream, input, read_bytes } = self;
+        let Connection { stream, input, read_bytes, deadline } = self;
         let (stream, rest) = turn(stream);
-        (Connection { stream, input, read_bytes }, rest)
+        (Connection { stream, input, read_bytes, deadline }, rest)
     }
 }
 

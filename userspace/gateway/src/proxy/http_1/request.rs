@@ -2,11 +2,14 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{Method, Response, StatusCode};
 
-use super::super::request_body::RequestBody;
+use super::super::request_body::{BodyState, RequestBody};
 use super::body::Http1Body;
 use super::connection::Connection;
 use super::upload::Upload;
@@ -24,12 +27,16 @@ pub(in super::super) struct Failed {
     pub(in super::super) unsent: Option<RequestBody>,
 }
 
-/// Sends a request, and returns when the head of its response is there. Interim responses are not passed on: clients get their own.
+/// Sends a request, and returns when the head of its response is there; `None`: it was not within `limit`, which begins again with each
+/// piece of the body that the endpoint takes if there is a `state`. Interim responses are not passed on: clients get their own.
 pub(in super::super) async fn send(
-    connection: Connection,
+    mut connection: Connection,
     head: &Outgoing,
     body: RequestBody,
-) -> Result<Response<Http1Body>, Box<Failed>> {
+    state: Option<Arc<BodyState>>,
+    limit: Duration,
+) -> Option<Result<Response<Http1Body>, Box<Failed>>> {
+    connection.deadline.start(limit);
     let upload = Upload::new(head, body);
     let mut exchange = Exchange {
         connection,
@@ -38,10 +45,15 @@ pub(in super::super) async fn send(
         heads: HeadReader::default(),
         interim: 0,
     };
-    match poll_fn(|context| exchange.poll(context, &head.method)).await {
+    let passed = || state.as_ref().map_or(0, |state| state.passed.load(Ordering::Relaxed));
+    let head = poll_fn(|context| match exchange.poll(context, &head.method) {
+        Poll::Ready(head) => Poll::Ready(Some(head)),
+        Poll::Pending => exchange.connection.deadline.poll(context, passed).map(|()| None),
+    });
+    Some(match head.await? {
         Ok(head) => Ok(exchange.respond(head)),
         Err(error) => Err(Box::new(Failed { error, unsent: exchange.upload.unsent() })),
-    }
+    })
 }
 
 struct Exchange {
