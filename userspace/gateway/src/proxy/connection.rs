@@ -20,7 +20,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, End};
+use super::gathered::Gathered;
 use super::head_scan::HeadScan;
+use super::on_wake::OnWake;
 use super::seats::Seat;
 use super::streams::Hello;
 use super::{Gateway, Shared, forward, streams};
@@ -146,25 +148,51 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shared = gateway.0.clone();
-    let limits = &shared.limits;
     let activity = Arc::new(Activity::new(is_http_2));
     let stream = ReadStream::new(stream, activity.clone(), shared.clone());
     let (client, of_requests) = (Arc::new(client), activity.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let open = of_requests.begin(gateway.0.limits.max_aborted);
-        forward::answer(gateway.clone(), client.clone(), request, open)
+        // hyper moves a service's future several times.
+        Box::pin(forward::answer(gateway.clone(), client.clone(), request, open))
     });
-    let server = builder(limits);
-    let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let server = builder(&shared.limits);
+    if is_http_2 {
+        let (server, stream) = (server.http2_only(), Gathered::new(stream));
+        let connection = pin!(server.serve_connection(TokioIo::new(stream.clone()), service));
+        let connection = until_end(connection, |end| end.graceful_shutdown(), &shared, &activity, stop);
+        // The end of a connection is not an error of the gateway.
+        let _ = stream.drive(pin!(connection)).await;
+    } else {
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        until_end(pin!(connection), |end| end.graceful_shutdown(), &shared, &activity, stop).await;
+    }
+}
+
+/// Runs a connection to its end: its own, or that which its activity or `stop` says. `finish` ends it after its requests.
+async fn until_end<F: Future>(
+    mut connection: Pin<&mut F>,
+    finish: impl FnOnce(Pin<&mut F>),
+    shared: &Shared,
+    activity: &Activity,
+    stop: CancellationToken,
+) {
+    let limits = &shared.limits;
+    let end = pin!(async {
+        tokio::select! {
+            end = activity.end(limits) => Some(end),
+            () = stop.cancelled() => None,
+        }
+    });
     tokio::select! {
+        biased;
         // The end of a connection is not an error of the gateway.
         _ = connection.as_mut() => return,
-        end = activity.end(limits) => if end == End::Abuse {
+        end = OnWake::new(end) => if end == Some(End::Abuse) {
             return add(&shared.counters.abuses);
         },
-        () = stop.cancelled() => {}
     }
-    connection.as_mut().graceful_shutdown();
+    finish(connection.as_mut());
     let _ = timeout(limits.drain_timeout, connection).await;
 }
 

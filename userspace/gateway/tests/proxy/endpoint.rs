@@ -70,6 +70,9 @@ async fn answer(name: &'static str, request: Request<Incoming>) -> Response<BoxB
         return trailers();
     }
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if head.uri.path() == "/echo" {
+        return Response::new(Full::new(body).boxed());
+    }
     if let Some(ms) = head.uri.query().and_then(|query| query.strip_prefix("ms=")?.parse().ok()) {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }

@@ -5,11 +5,12 @@ use futures::{SinkExt, StreamExt};
 use http::{Request, StatusCode, Version};
 use http_body_util::Full;
 use skep_gateway::config::Protocol;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::endpoint::{Endpoint, echoed, field};
-use crate::harness::{Routes, TestGateway, certificate, http_2, raw, read, tls};
+use crate::harness::{Routes, TIMEOUT, TestGateway, certificate, http_2, raw, read, tls};
 
 fn request(uri: &str) -> Request<Full<Bytes>> {
     Request::get(uri).body(Full::default()).unwrap()
@@ -91,6 +92,40 @@ async fn many_calls_share_a_connection() {
         assert_eq!(status.unwrap(), StatusCode::OK);
     }
     assert_eq!(endpoint.count(), 300);
+}
+
+#[tokio::test]
+async fn streams_of_a_connection_over_tls_share_its_writes_and_lose_nothing() {
+    let endpoint = Endpoint::start("a").await;
+    let (a, pem) = certificate("a.com");
+    let gateway = TestGateway::start(&Routes::to(&[endpoint.address]).certificate("a.com", &a)).await;
+    let client = http_2(tls(gateway.https, "a.com", &pem, b"h2").await.unwrap()).await;
+    // Bodies of less and of more than a record of TLS, and of more than a window of a client.
+    let calls = (0..100_usize).map(|at| {
+        let mut client = client.clone();
+        async move {
+            let body = vec![b'a' + (at % 26) as u8; [10, 1_024, 20_000, 200_000][at % 4]];
+            let call = Request::post("https://a.com/echo").body(Full::from(body.clone())).unwrap();
+            let answer = read(client.send_request(call).await.unwrap()).await.unwrap();
+            assert!(answer.text.as_bytes() == body, "{} of {} bytes", answer.text.len(), body.len());
+        }
+    });
+    futures::future::join_all(calls).await;
+    assert_eq!(endpoint.count(), 100);
+}
+
+#[tokio::test]
+async fn a_connection_that_agreed_on_http_2_speaks_nothing_else() {
+    let endpoint = Endpoint::start("a").await;
+    let (a, pem) = certificate("a.com");
+    let gateway = TestGateway::start(&Routes::to(&[endpoint.address]).certificate("a.com", &a)).await;
+    let mut stream = tls(gateway.https, "a.com", &pem, b"h2").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.com\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // The end may be an error.
+    let _ = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(!answer.starts_with(b"HTTP/1.1"), "{:?}", String::from_utf8_lossy(&answer));
+    assert_eq!(endpoint.count(), 0);
 }
 
 #[tokio::test]
