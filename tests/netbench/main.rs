@@ -25,6 +25,7 @@ mod sockets;
 mod source;
 mod spliced;
 mod targets;
+mod tcp_route;
 mod world;
 
 use std::net::SocketAddr;

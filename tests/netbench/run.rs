@@ -13,8 +13,9 @@ use crate::samples::Samples;
 use crate::skep::Skep;
 use crate::source::Source;
 use crate::spliced::Spliced;
+use crate::tcp_route::TcpRoute;
 use crate::world::{Loopback, Routed, Subject, Veth, Way};
-use crate::{ablation, agent, control, forward, new_flow, policy, programs, targets};
+use crate::{ablation, agent, control, forward, new_flow, policy, programs, targets, tcp_route};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -112,6 +113,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 true => subject.policy == Some(true),
                 false => subject.services.is_none_or(|services| services == scale.usual),
             };
+            let throughput =
+                |subject: &Subject| throughput(subject) && !tcp_route::SUBJECTS.contains(&subject.name);
             let mut ways = worlds.ways();
             ways.retain(|way| is_asked(&arguments.subject, way.subject.name));
             requests::measure(&ways, throughput, scale.effort, &mut samples)?;
@@ -163,6 +166,7 @@ struct Worlds {
     iptables: Vec<(u32, Routed)>,
     skep: Vec<Skep>,
     skep_big_tcp: Skep,
+    tcp_route: TcpRoute,
 }
 
 impl Worlds {
@@ -185,6 +189,7 @@ impl Worlds {
                 })
                 .collect::<Result<_>>()?,
             skep_big_tcp: Skep::with_big_tcp("nb-sbig", scale.usual)?,
+            tcp_route: TcpRoute::new(scale.usual)?,
         };
         step.done("made");
         Ok(worlds)
@@ -202,6 +207,7 @@ impl Worlds {
             ways.extend(worlds.iter().map(|(services, world)| world.service(name, *services)));
         }
         ways.extend(self.skep.iter().chain([&self.skep_big_tcp]).flat_map(Skep::ways));
+        ways.extend(self.tcp_route.ways());
         ways
     }
 

@@ -11,7 +11,7 @@ use skep_abi::Pod;
 use skep_datapath::{
     Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, Timeouts, Trial, Uplinks, XdpMode,
 };
-use skep_netplan::{Observed, Owner, Planner};
+use skep_netplan::{Index, Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::NetNs;
@@ -179,17 +179,29 @@ impl Skep {
 
     /// With other programs than an agent's.
     pub(crate) fn trial(name: &str, services: u32, trial: Trial) -> Result<Skep> {
-        Skep::on("skep", Machine::open(name, &[NODE_ADDR.into()], trial)?, name, services)
+        Skep::on("skep", Machine::open(name, &[NODE_ADDR.into()], trial)?, name, services, |_| ())
+    }
+
+    /// With what `add` applies beside the cluster's objects.
+    pub(crate) fn with_objects(name: &str, services: u32, add: impl FnOnce(&mut Index)) -> Result<Skep> {
+        Skep::on("skep", Machine::new(name)?, name, services, add)
     }
 
     /// With TCP packets of more than 64 KB.
     pub(crate) fn with_big_tcp(name: &str, services: u32) -> Result<Skep> {
         let machine = Machine::open_with(name, &[NODE_ADDR.into()], Trial::default(), true)?;
-        Skep::on("skep-big-tcp", machine, name, services)
+        Skep::on("skep-big-tcp", machine, name, services, |_| ())
     }
 
-    fn on(subject: &'static str, mut machine: Machine, name: &str, services: u32) -> Result<Skep> {
+    fn on(
+        subject: &'static str,
+        mut machine: Machine,
+        name: &str,
+        services: u32,
+        add: impl FnOnce(&mut Index),
+    ) -> Result<Skep> {
         let mut planner = planner(services, Observed::default());
+        add(&mut planner.index);
         let mut pods = Vec::new();
         for (number, (pod, addr)) in
             [OPEN, GUARDED].iter().flat_map(|pair| [pair.client, pair.server]).enumerate()

@@ -7,8 +7,36 @@ use serde_json::Value;
 
 /// Measure, and who is measured by it.
 const EXPECTED: [(&str, &[&str]); 13] = [
-    ("rr", &["loopback", "spliced", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
-    ("crr", &["loopback", "spliced", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
+    (
+        "rr",
+        &[
+            "loopback",
+            "spliced",
+            "veth",
+            "redirect",
+            "routed",
+            "nftables",
+            "iptables",
+            "skep",
+            "tcp_route",
+            "pod",
+        ],
+    ),
+    (
+        "crr",
+        &[
+            "loopback",
+            "spliced",
+            "veth",
+            "redirect",
+            "routed",
+            "nftables",
+            "iptables",
+            "skep",
+            "tcp_route",
+            "pod",
+        ],
+    ),
     ("sockets_unread", &["loopback", "spliced"]),
     ("iperf_tcp", &["skep"]),
     ("iperf_udp", &["skep"]),

@@ -46,7 +46,7 @@ const SKEP_MOST_SERVICES: Subject = skep(100_000, Some(true));
 const SKEP_ONE_SERVICE: Subject = skep(1, Some(true));
 const NFTABLES: Subject = Subject { name: "nftables", services: Some(USUAL_SERVICES), policy: None };
 
-const RATIOS: [Ratio; 9] = [
+const RATIOS: [Ratio; 11] = [
     Ratio { name: "crr/routed", measure: "crr", of: SKEP_USUAL, over: plain("routed"), least: 1.08 },
     Ratio { name: "crr/loopback", measure: "crr", of: SKEP_USUAL, over: plain("loopback"), least: 0.93 },
     Ratio { name: "rr/routed", measure: "rr", of: SKEP_USUAL, over: plain("routed"), least: 1.10 },
@@ -71,6 +71,20 @@ const RATIOS: [Ratio; 9] = [
         of: SKEP_MOST_SERVICES,
         over: SKEP_ONE_SERVICE,
         least: 0.98,
+    },
+    Ratio {
+        name: "rr, tcp_route/pod",
+        measure: "rr",
+        of: plain("tcp_route"),
+        over: plain("pod"),
+        least: 0.95,
+    },
+    Ratio {
+        name: "crr, tcp_route/pod",
+        measure: "crr",
+        of: plain("tcp_route"),
+        over: plain("pod"),
+        least: 0.95,
     },
     Ratio {
         name: "iperf_tcp/routed",
