@@ -9,7 +9,9 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::acme::Challenges;
+use crate::backend_tls::BackendTls;
 use crate::certificate::Certificate;
+use crate::client_check::ClientCheck;
 use crate::counters::RouteCounters;
 use crate::filters::{Cors, Filters, Redirect};
 use crate::policy::Policy;
@@ -41,6 +43,8 @@ pub struct Listener {
     pub passes: bool,
     /// `Some`: connections without TLS are passed on as they are.
     pub stream: Option<Arc<StreamRoute>>,
+    /// What endpoints with TLS are presented for requests that come by this listener.
+    pub identity: Option<Arc<Certificate>>,
 }
 
 /// The routes of a host.
@@ -51,6 +55,8 @@ pub type Routes = RouteTable<Arc<Route>>;
 pub struct TlsServer {
     /// The first one that the client can check is presented.
     pub certificates: Vec<Arc<Certificate>>,
+    /// `Some`: clients are asked for a certificate.
+    pub clients: Option<Arc<ClientCheck>>,
     pub action: TlsAction,
 }
 
@@ -148,6 +154,8 @@ pub struct Backend {
     /// NAMESPACE/SERVICE:PORT.
     pub name: Arc<str>,
     pub protocol: Protocol,
+    /// `Some`: endpoints are spoken to over TLS.
+    pub tls: Option<Arc<BackendTls>>,
     pub endpoints: Vec<SocketAddr>,
 }
 

@@ -5,9 +5,13 @@
 //! puts it in force.
 
 pub mod acme;
+pub mod authorities;
+pub mod backend_tls;
 pub mod certificate;
+pub mod client_check;
 pub mod config;
 pub mod counters;
+mod crypto;
 pub mod filters;
 pub mod gateway_api;
 mod headers;

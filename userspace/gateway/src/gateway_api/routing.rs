@@ -217,7 +217,7 @@ impl Routing {
                         hosts.entry(port.clone()).or_default().entry(listener.host.clone(), || table);
                         if listener.spec.protocol == "HTTPS" {
                             let certificates = listener.certificates.clone();
-                            let server = TlsServer { certificates, action: TlsAction::Http };
+                            let server = TlsServer { certificates, clients: None, action: TlsAction::Http };
                             let table = tls.entry(port).or_default();
                             table.entry(listener.host.clone(), || Arc::new(server));
                         }
@@ -228,7 +228,7 @@ impl Routing {
                                 true => (Vec::new(), TlsAction::Passthrough(stream)),
                                 false => (listener.certificates.clone(), TlsAction::Terminate(stream)),
                             };
-                            let server = TlsServer { certificates, action };
+                            let server = TlsServer { certificates, clients: None, action };
                             tls.entry(port.clone()).or_default().entry(host, || Arc::new(server));
                         }
                     }
@@ -267,6 +267,7 @@ impl Routing {
                 hosts: Arc::new(hosts.remove(&port).unwrap_or_default()),
                 tls: tls.remove(&port).map(Arc::new),
                 stream: streams.remove(&port),
+                identity: None,
             };
             self.ports.insert(port, listener);
         }

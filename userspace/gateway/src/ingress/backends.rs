@@ -79,7 +79,7 @@ impl BackendKey {
                 Some(port) => (said.unwrap_or(port.protocol), facts.endpoints(port, slices), None),
             },
         };
-        (Arc::new(Backend { name: self.name(), protocol, endpoints }), fault)
+        (Arc::new(Backend { name: self.name(), protocol, tls: None, endpoints }), fault)
     }
 }
 
@@ -135,7 +135,12 @@ impl Backends {
         services: &ServiceStates,
         slices: &HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
     ) -> (Vec<Arc<Backend>>, Vec<Problem>) {
-        let nothing = Arc::new(Backend { name: "".into(), protocol: Protocol::Http1, endpoints: Vec::new() });
+        let nothing = Arc::new(Backend {
+            name: "".into(),
+            protocol: Protocol::Http1,
+            tls: None,
+            endpoints: Vec::new(),
+        });
         let mut problems = Vec::new();
         let backends = self.slots.iter_mut().map(|slot| {
             let (Some(key), Some(ingress)) = (&slot.key, slot.ingresses.first()) else {

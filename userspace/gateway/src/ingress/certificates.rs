@@ -88,6 +88,7 @@ impl Builder {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(free) => free.insert(Arc::new(TlsServer {
                     certificates: vec![certificate.clone()],
+                    clients: None,
                     action: TlsAction::Http,
                 })),
             };

@@ -317,7 +317,7 @@ impl Index {
         let hosts = Arc::new(HostTable::of_any(routes.clone()));
         let listener = |port, tls| {
             let hosts = hosts.clone();
-            (port, Listener { public_port: port, hosts, tls, passes: false, stream: None })
+            (port, Listener { public_port: port, hosts, tls, passes: false, stream: None, identity: None })
         };
         let of_http = http.map(|port| listener(port, None));
         let of_https = https.map(|port| listener(port, Some(certificates.table.clone())));
@@ -372,7 +372,7 @@ impl Index {
             protocol = port.protocol;
             endpoints = facts.endpoints(port, self.slices.get(service));
         }
-        Arc::new(Backend { name: format!("{service}:{number}").into(), protocol, endpoints })
+        Arc::new(Backend { name: format!("{service}:{number}").into(), protocol, tls: None, endpoints })
     }
 
     /// A Service or one of its slices changed.

@@ -137,7 +137,9 @@ async fn a_name_that_passes_through_is_validated_here_only_while_it_has_a_challe
     let listener = config.listeners.get_mut(&HTTPS).unwrap();
     let mut servers = skep_gateway::routing::HostTable::default();
     let route = Arc::new(StreamRoute::default());
-    let server = || Arc::new(TlsServer { certificates: Vec::new(), action: TlsAction::Passthrough(route) });
+    let server = || {
+        Arc::new(TlsServer { certificates: Vec::new(), clients: None, action: TlsAction::Passthrough(route) })
+    };
     servers.entry(skep_gateway::routing::HostPattern::of_ingress("a.com"), server);
     (listener.tls, listener.passes) = (Some(Arc::new(servers)), true);
     let with = with_challenge(config.clone(), ChallengeKind::TlsAlpn, "a.com");

@@ -91,14 +91,31 @@ impl Routes {
         });
         let mut tls = HostTable::default();
         for (host, certificate) in &self.certificates {
-            let server =
-                || Arc::new(TlsServer { certificates: vec![certificate.clone()], action: TlsAction::Http });
+            let server = || {
+                Arc::new(TlsServer {
+                    certificates: vec![certificate.clone()],
+                    clients: None,
+                    action: TlsAction::Http,
+                })
+            };
             tls.entry(HostPattern::of_ingress(host), server);
         }
-        let plain =
-            Listener { public_port: HTTP, hosts: hosts.clone(), tls: None, passes: false, stream: None };
-        let secure =
-            Listener { public_port: HTTPS, hosts, tls: Some(Arc::new(tls)), passes: false, stream: None };
+        let plain = Listener {
+            public_port: HTTP,
+            hosts: hosts.clone(),
+            tls: None,
+            passes: false,
+            stream: None,
+            identity: None,
+        };
+        let secure = Listener {
+            public_port: HTTPS,
+            hosts,
+            tls: Some(Arc::new(tls)),
+            passes: false,
+            stream: None,
+            identity: None,
+        };
         let backends = backends.collect();
         Config {
             listeners: BTreeMap::from([(HTTP, plain), (HTTPS, secure)]),

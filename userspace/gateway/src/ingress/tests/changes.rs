@@ -106,7 +106,7 @@ fn described(compiled: &Compiled) -> (Vec<String>, Vec<Problem>) {
     out.sort();
     out.push(format!("{:?}", config.listeners.keys().collect::<Vec<_>>()));
     let backend = |at: usize| {
-        let Backend { name, protocol, endpoints } = &*config.backends[at];
+        let Backend { name, protocol, endpoints, .. } = &*config.backends[at];
         format!("{name} {protocol:?} {endpoints:?}")
     };
     for host in HOSTS.iter().map(|host| host.trim_start_matches("*.")).chain(["d.com", "d"]) {
