@@ -31,6 +31,13 @@ pub struct ClientCheck {
     pub(crate) tickets: Arc<dyn ProducesTickets>,
 }
 
+/// What is known of a client that was asked for a certificate.
+pub(crate) struct CheckedClient {
+    pub(crate) check: Arc<ClientCheck>,
+    pub(crate) verdict: ClientVerdict,
+    pub(crate) leaf: Option<CertificateDer<'static>>,
+}
+
 /// Why clients cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientCheckError {
@@ -68,13 +75,21 @@ impl ClientCheck {
         Arc::new(Verifier(self.clone()))
     }
 
-    /// What a chain is worth now.
-    pub(crate) fn verdict(&self, chain: Option<&[CertificateDer<'_>]>) -> ClientVerdict {
-        let Some([leaf, others @ ..]) = chain else { return ClientVerdict::Absent };
-        match self.verify(leaf, others, UnixTime::now()) {
-            Ok(_) => ClientVerdict::Verified,
-            Err(error) => ClientVerdict::Refused(error.to_string()),
+    /// Who is at the other end of a handshake under this check. `None`: nobody who may come in. In a session that is resumed the chain
+    /// is that of the first handshake, which may have expired.
+    pub(crate) fn admit(self: &Arc<Self>, chain: Option<&[CertificateDer<'_>]>) -> Option<CheckedClient> {
+        let verdict = match chain {
+            Some([leaf, others @ ..]) => match self.verify(leaf, others, UnixTime::now()) {
+                Ok(_) => ClientVerdict::Verified,
+                Err(error) => ClientVerdict::Refused(error.to_string()),
+            },
+            _ => ClientVerdict::Absent,
+        };
+        if self.mode == ClientMode::Required && verdict != ClientVerdict::Verified {
+            return None;
         }
+        let leaf = chain.and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
+        Some(CheckedClient { check: self.clone(), verdict, leaf })
     }
 
     fn verify(

@@ -38,9 +38,7 @@ pub struct Listener {
     /// Routes by the host of a request. Only those of the most specific host count.
     pub hosts: Arc<HostTable<Arc<Routes>>>,
     /// `Some`: the port speaks TLS. A name without a server gets no handshake.
-    pub tls: Option<Arc<HostTable<Arc<TlsServer>>>>,
-    /// Whether some of the servers pass bytes on, so that the name is read before the handshake.
-    pub passes: bool,
+    pub tls: Option<Arc<TlsServers>>,
     /// `Some`: connections without TLS are passed on as they are.
     pub stream: Option<Arc<StreamRoute>>,
     /// What endpoints with TLS are presented for requests that come by this listener.
@@ -49,6 +47,29 @@ pub struct Listener {
 
 /// The routes of a host.
 pub type Routes = RouteTable<Arc<Route>>;
+
+/// Who answers the handshakes at a port, by the name that clients ask for.
+#[derive(Clone, Debug, Default)]
+pub struct TlsServers {
+    by_name: HostTable<Arc<TlsServer>>,
+    /// Some pass bytes on, so that the name is read before the handshake.
+    pub(crate) passes: bool,
+    /// Some ask clients for certificates, so that the name decides how the handshake goes.
+    pub(crate) checks_clients: bool,
+}
+
+impl TlsServers {
+    pub fn new(by_name: HostTable<Arc<TlsServer>>) -> TlsServers {
+        let passes = by_name.values().any(|server| !matches!(server.action, TlsAction::Http));
+        let checks_clients = by_name.values().any(|server| server.clients.is_some());
+        TlsServers { by_name, passes, checks_clients }
+    }
+
+    /// The server of a name in lower case; the name is empty if the client asks for none.
+    pub fn find(&self, name: &str) -> Option<&Arc<TlsServer>> {
+        self.by_name.find(name).next()
+    }
+}
 
 /// Who answers a TLS handshake. A connection that was opened for a name of one server serves no name of another one.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use super::listeners::{GatewayListeners, age};
 use super::objects::{Key, Objects, RouteKey};
 use super::parents::{ParentVerdict, RouteHead};
 use super::{grpc, http_rules};
-use crate::config::{Listener, Part, StreamRoute, TlsAction, TlsServer};
+use crate::config::{Listener, Part, StreamRoute, TlsAction, TlsServer, TlsServers};
 use crate::counters::RouteCounters;
 use crate::ingress::states::{SecretStates, ServiceStates};
 use crate::routing::{HostPattern, HostTable};
@@ -258,14 +258,10 @@ impl Routing {
     ) {
         let ports: BTreeSet<_> = hosts.keys().chain(tls.keys()).chain(streams.keys()).cloned().collect();
         for port in ports {
-            let passes = tls.get(&port).is_some_and(|servers| {
-                servers.values().any(|server| !matches!(server.action, TlsAction::Http))
-            });
             let listener = Listener {
                 public_port: port.1,
-                passes,
                 hosts: Arc::new(hosts.remove(&port).unwrap_or_default()),
-                tls: tls.remove(&port).map(Arc::new),
+                tls: tls.remove(&port).map(|servers| Arc::new(TlsServers::new(servers))),
                 stream: streams.remove(&port),
                 identity: None,
             };

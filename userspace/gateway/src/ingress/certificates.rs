@@ -8,13 +8,13 @@ use super::facts::IngressFacts;
 use super::problem::Problem;
 use super::states::{SecretState, SecretStates};
 use crate::certificate::{Certificate, Stapled};
-use crate::config::{TlsAction, TlsServer};
+use crate::config::{TlsAction, TlsServer, TlsServers};
 use crate::routing::{HostPattern, HostTable};
 
 /// What Ingresses say about TLS, compiled.
 #[derive(Default)]
 pub(super) struct Certificates {
-    pub(super) table: Arc<HostTable<Arc<TlsServer>>>,
+    pub(super) servers: Arc<TlsServers>,
     pub(super) problems: Vec<Problem>,
     /// When the next certificate expires, in seconds since 1970.
     pub(super) next_expiry: Option<i64>,
@@ -34,7 +34,7 @@ impl Certificates {
             builder.add(secrets, key, facts);
         }
         let Builder { table, problems, next_expiry, .. } = builder;
-        Certificates { table: Arc::new(table), problems, next_expiry }
+        Certificates { servers: Arc::new(TlsServers::new(table)), problems, next_expiry }
     }
 }
 

@@ -317,10 +317,10 @@ impl Index {
         let hosts = Arc::new(HostTable::of_any(routes.clone()));
         let listener = |port, tls| {
             let hosts = hosts.clone();
-            (port, Listener { public_port: port, hosts, tls, passes: false, stream: None, identity: None })
+            (port, Listener { public_port: port, hosts, tls, stream: None, identity: None })
         };
         let of_http = http.map(|port| listener(port, None));
-        let of_https = https.map(|port| listener(port, Some(certificates.table.clone())));
+        let of_https = https.map(|port| listener(port, Some(certificates.servers.clone())));
         of_http.into_iter().chain(of_https).collect()
     }
 

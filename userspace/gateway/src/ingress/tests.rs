@@ -261,7 +261,7 @@ fn a_certificate_that_does_not_parse_leaves_the_last_one_in_force() {
     let certificate = |index: &mut Index, host: &str| {
         let compiled = index.compile(NOW);
         let table = compiled.config.listeners[&443].tls.clone().unwrap();
-        let found = table.find(host).next().map(|server| Arc::as_ptr(&server.certificates[0]) as usize);
+        let found = table.find(host).map(|server| Arc::as_ptr(&server.certificates[0]) as usize);
         (found, reasons(&compiled))
     };
     assert_eq!(certificate(&mut index, "a.com"), (None, vec![]));
@@ -302,7 +302,7 @@ fn a_certificate_that_expires_is_said() {
     assert!(index.compile(at - 1).problems.is_empty());
     let expired = index.compile(at);
     assert_eq!((reasons(&expired), expired.next_expiry), (vec!["CertificateExpired"], None));
-    assert!(expired.config.listeners[&443].tls.as_ref().unwrap().find("a.com").next().is_some());
+    assert!(expired.config.listeners[&443].tls.as_ref().unwrap().find("a.com").is_some());
     index.apply_secret(&key, Some(&secret("a.com", NOW + 90 * DAY)), at);
     assert!(index.compile(at).problems.is_empty());
 }

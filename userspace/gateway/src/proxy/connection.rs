@@ -16,7 +16,6 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, End};
@@ -25,8 +24,10 @@ use super::head_scan::HeadScan;
 use super::on_wake::OnWake;
 use super::seats::Seat;
 use super::streams::Hello;
+use super::tls::Handshakes;
 use super::{Gateway, Shared, forward, streams};
 use crate::acme::ALPN;
+use crate::client_check::CheckedClient;
 use crate::config::{StreamRoute, TlsAction};
 use crate::counters::add;
 use crate::headers;
@@ -54,6 +55,8 @@ pub(super) struct Client {
     pub(super) is_tls: bool,
     /// The name in the TLS handshake, in lower case.
     pub(super) server_name: Option<Box<str>>,
+    /// `Some`: it was asked for a certificate.
+    pub(super) checked: Option<CheckedClient>,
 }
 
 /// A connection that was accepted.
@@ -70,9 +73,9 @@ pub(super) enum Entry {
     Http,
     Stream(Arc<StreamRoute>),
     Tls {
-        http: TlsAcceptor,
+        http: Arc<Handshakes>,
         /// For what is not HTTP.
-        stream: TlsAcceptor,
+        stream: Arc<Handshakes>,
         /// The name decides what becomes of a connection, before the handshake.
         passes: bool,
     },
@@ -88,19 +91,21 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
     let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
     let is_tls = matches!(entry, Entry::Tls { .. });
     let address = headers::address_of(peer.ip());
-    let client = Client { peer, address, port, is_tls, server_name: None };
+    let client = Client { peer, address, port, is_tls, server_name: None, checked: None };
     match entry {
         Entry::Http => requests(gateway, stream, client, false, stop).await,
-        Entry::Stream(route) => streams::pass(&gateway.0, stream, &route, stop).await,
+        Entry::Stream(route) => streams::pass(&gateway.0, stream, port, &route, stop).await,
         Entry::Tls { http, passes: false, .. } => serve_https(gateway, stream, client, http, stop).await,
         Entry::Tls { http, stream: of_streams, passes: true } => {
             let limit = gateway.0.limits.handshake_timeout;
             let hello = timeout(limit, streams::hello(&stream)).await.ok().flatten();
             match hello.and_then(|hello| action(&gateway.0, port, &hello)) {
                 Some(TlsAction::Http) => serve_https(gateway, stream, client, http, stop).await,
-                Some(TlsAction::Passthrough(route)) => streams::pass(&gateway.0, stream, &route, stop).await,
+                Some(TlsAction::Passthrough(route)) => {
+                    streams::pass(&gateway.0, stream, port, &route, stop).await
+                }
                 Some(TlsAction::Terminate(route)) => match timeout(limit, of_streams.accept(stream)).await {
-                    Ok(Ok(stream)) => streams::pass(&gateway.0, stream, &route, stop).await,
+                    Ok(Ok((stream, _))) => streams::pass(&gateway.0, stream, port, &route, stop).await,
                     Ok(Err(_)) | Err(_) => add(&gateway.0.counters.failed_handshakes),
                 },
                 None => add(&gateway.0.counters.failed_handshakes),
@@ -117,18 +122,18 @@ fn action(shared: &Shared, port: u16, hello: &Hello) -> Option<TlsAction> {
         return Some(TlsAction::Http);
     }
     let servers = snapshot.listeners.get(&port)?.tls.as_ref()?;
-    Some(servers.find(name).next()?.action.clone())
+    Some(servers.find(name)?.action.clone())
 }
 
 async fn serve_https(
     gateway: Gateway,
     stream: TcpStream,
     mut client: Client,
-    acceptor: TlsAcceptor,
+    handshakes: Arc<Handshakes>,
     stop: CancellationToken,
 ) {
-    match timeout(gateway.0.limits.handshake_timeout, acceptor.accept(stream)).await {
-        Ok(Ok(mut stream)) => {
+    match timeout(gateway.0.limits.handshake_timeout, handshakes.accept(stream)).await {
+        Ok(Ok((mut stream, checked))) => {
             let (_, session) = stream.get_ref();
             // The handshake is all that a validation wants (RFC 8737, 3).
             if session.alpn_protocol() == Some(ALPN) {
@@ -136,6 +141,7 @@ async fn serve_https(
                 return;
             }
             client.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+            client.checked = checked;
             let is_http_2 = session.alpn_protocol() == Some(b"h2");
             requests(gateway, stream, client, is_http_2, stop).await;
         }

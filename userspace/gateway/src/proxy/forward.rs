@@ -113,6 +113,8 @@ impl Refusal {
             SendError::NoEndpoint => Refusal::NoEndpoint,
             SendError::Connect(_)
             | SendError::ConnectTimeout
+            | SendError::Handshake(_)
+            | SendError::NotHttp2
             | SendError::Http1(_)
             | SendError::Http2(_)
             | SendError::Host => Refusal::BadGateway,
@@ -242,6 +244,7 @@ impl Onward {
 /// The backend that was drawn, as its index, its filters, and where the request goes.
 fn draw<'r>(
     snapshot: &Snapshot,
+    port: u16,
     route: &'r Route,
     policy: Option<&Prepared>,
 ) -> Result<(usize, &'r Filters, Arc<Cluster>), Refusal> {
@@ -250,9 +253,10 @@ fn draw<'r>(
     let (at, drawn) = snapshot.draw(route, preference).ok_or(no_backend)?;
     let canary = policy.and_then(|policy| policy.canary());
     let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
-    let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
+    let cluster = snapshot.cluster_by(port, backend).ok_or(Refusal::NoEndpoint)?;
     let fallback = route.policy.as_ref().and_then(|policy| policy.fallback).filter(|_| cluster.is_empty());
-    let cluster = fallback.and_then(|fallback| snapshot.cluster(fallback)).unwrap_or(cluster);
+    let fallback = fallback.and_then(|fallback| snapshot.cluster_by(port, fallback));
+    let cluster = fallback.unwrap_or(cluster);
     Ok((at, &drawn.filters, cluster))
 }
 
@@ -287,7 +291,7 @@ fn decide(
     if let Some(own) = own_answer(&route, client, listener.public_port, &target, head) {
         return Ok(own);
     }
-    let (drawn, filters, cluster) = draw(&snapshot, &route, policy.as_deref())?;
+    let (drawn, filters, cluster) = draw(&snapshot, client.port, &route, policy.as_deref())?;
     let is_grpc = headers::is_grpc(head.version, &head.headers);
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
@@ -311,7 +315,7 @@ fn decide(
     filters.request.apply(&mut head.headers);
     let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
     let outgoing = Outgoing { method, host, path, headers, is_grpc };
-    let mirrors = mirror::draw(&snapshot, &route.mirrors);
+    let mirrors = mirror::draw(&snapshot, client.port, &route.mirrors);
     let onward = Onward { route, drawn, cluster, protocol, outgoing, switch, origin, mirrors, policy };
     Ok(Decision::Onward(Box::new(onward)))
 }
@@ -367,12 +371,19 @@ fn own_answer(
     Some(Decision::Own(redirect.status, headers))
 }
 
-/// A connection that was opened for one name serves only names of the same server.
+/// A connection that was opened for one name serves only names of the same server, and a client that was not checked as the host's server
+/// wants it has to connect again.
 fn check_server(listener: &Listener, client: &Client, host: &str) -> Result<(), Refusal> {
-    let (Some(servers), Some(name)) = (&listener.tls, &client.server_name) else {
-        return Ok(());
-    };
-    let of = |name| servers.find(name).next().map(Arc::as_ptr);
+    let Some(servers) = &listener.tls else { return Ok(()) };
+    if servers.checks_clients {
+        let wanted = servers.find(host).and_then(|server| server.clients.as_ref());
+        if wanted.is_some_and(|wanted| client.checked.as_ref().is_none_or(|checked| checked.check != *wanted))
+        {
+            return Err(Refusal::Misdirected);
+        }
+    }
+    let Some(name) = &client.server_name else { return Ok(()) };
+    let of = |name| servers.find(name).map(Arc::as_ptr);
     match **name == *host || of(name) == of(host) {
         true => Ok(()),
         false => Err(Refusal::Misdirected),

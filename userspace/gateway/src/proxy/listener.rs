@@ -9,13 +9,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Gateway;
 use super::connection::{self, Accepted, Entry};
-use super::{Gateway, tls};
-use crate::acme::ALPN;
+use super::tls::{Handshakes, Inside};
 use crate::counters::add;
 
 const BACKLOG: u32 = 4_096;
@@ -104,12 +103,11 @@ impl Gateway {
         connections: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<(), ListenError> {
-        let acceptor = |alpn: &[&[u8]]| {
-            let config = tls::server_config(&self.0, port, alpn);
-            let config = config.map_err(|error| ListenError::Tls(port, error))?;
-            Ok(TlsAcceptor::from(Arc::new(config)))
+        let handshakes = |inside| {
+            let made = Handshakes::new(&self.0, port, inside);
+            made.map(Arc::new).map_err(|error| ListenError::Tls(port, error))
         };
-        let (http, stream_acceptor) = (acceptor(&[b"h2", b"http/1.1", ALPN])?, acceptor(&[])?);
+        let (http, of_streams) = (handshakes(Inside::Http)?, handshakes(Inside::Stream)?);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -130,11 +128,9 @@ impl Gateway {
                 continue;
             };
             let entry = match (&listener.tls, &listener.stream) {
-                (Some(_), _) => Entry::Tls {
-                    http: http.clone(),
-                    stream: stream_acceptor.clone(),
-                    passes: listener.passes,
-                },
+                (Some(servers), _) => {
+                    Entry::Tls { http: http.clone(), stream: of_streams.clone(), passes: servers.passes }
+                }
                 (None, Some(route)) => Entry::Stream(route.clone()),
                 (None, None) => Entry::Http,
             };

@@ -10,12 +10,12 @@ use crate::config::{Mirror, Protocol};
 use crate::outgoing::Outgoing;
 
 /// The clusters that get a copy of this request.
-pub(super) fn draw(snapshot: &Snapshot, mirrors: &[Mirror]) -> Vec<Arc<Cluster>> {
+pub(super) fn draw(snapshot: &Snapshot, port: u16, mirrors: &[Mirror]) -> Vec<Arc<Cluster>> {
     let drawn = mirrors.iter().filter(|mirror| {
         let Mirror { numerator, denominator, .. } = **mirror;
         numerator >= denominator || rand::random_range(0..denominator) < numerator
     });
-    drawn.filter_map(|mirror| snapshot.cluster(mirror.backend)).collect()
+    drawn.filter_map(|mirror| snapshot.cluster_by(port, mirror.backend)).collect()
 }
 
 /// Sends a copy. The request itself does not wait for it: a copy that is slower than the body is given up.

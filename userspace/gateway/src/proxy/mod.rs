@@ -8,6 +8,7 @@ mod activity;
 mod connection;
 mod deadline;
 mod endpoint_body;
+mod endpoint_stream;
 mod exchange;
 mod forward;
 mod gathered;

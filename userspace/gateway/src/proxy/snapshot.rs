@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::upstream::{Janitor, Upstream};
 use crate::acme::Challenges;
+use crate::backend_tls::BackendTls;
+use crate::certificate::Certificate;
 use crate::config::{Backend, Config, Listener, Route, RouteBackend};
 use crate::counters::RouteCounters;
 use crate::health::RetryBudget;
@@ -17,8 +19,21 @@ pub(super) struct Snapshot {
     pub(super) listeners: BTreeMap<u16, Listener>,
     pub(super) counters: Vec<Arc<RouteCounters>>,
     pub(super) challenges: Arc<Challenges>,
+    /// By the index of the backend.
     clusters: Vec<Arc<Cluster>>,
-    upstreams: HashMap<SocketAddr, Arc<Upstream>>,
+    /// Those that are presented the certificate of a listener, by its port and by the index of the backend.
+    presented: HashMap<(u16, usize), Presented>,
+    upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
+}
+
+/// An endpoint, and how it is spoken to.
+type UpstreamKey = (SocketAddr, Option<Arc<BackendTls>>);
+
+/// A backend whose endpoints are presented a certificate.
+struct Presented {
+    backend: Arc<Backend>,
+    identity: Arc<Certificate>,
+    cluster: Arc<Cluster>,
 }
 
 /// A backend's endpoints at work.
@@ -36,30 +51,26 @@ impl Snapshot {
         let Config { listeners, backends, counters, challenges } = config;
         let known: HashMap<&str, &Arc<Cluster>> =
             self.clusters.iter().map(|cluster| (&*cluster.backend.name, cluster)).collect();
-        let mut upstreams = HashMap::new();
-        let clusters = backends.iter().map(|backend| {
-            let of_cluster = backend.endpoints.iter().map(|address| {
-                let new = || match self.upstreams.get(address) {
-                    Some(upstream) => upstream.clone(),
-                    None => Arc::new(Upstream::new(*address, janitor.clone())),
-                };
-                upstreams.entry(*address).or_insert_with(new).clone()
-            });
-            let of_cluster = of_cluster.collect();
-            match known.get(&*backend.name) {
-                Some(cluster) if cluster.backend == *backend => Arc::clone(cluster),
-                _ => Arc::new(Cluster::new(backend.clone(), of_cluster)),
-            }
-        });
+        let mut upstreams = Upstreams { old: &self.upstreams, new: HashMap::new(), janitor };
+        let clusters = backends.iter();
+        let clusters = clusters.map(|backend| upstreams.cluster(backend, known.get(&*backend.name).copied()));
         let clusters = clusters.collect();
+        let mut presented = HashMap::new();
+        for (port, listener) in listeners {
+            let Some(identity) = &listener.identity else { continue };
+            for (at, backend) in backends.iter().enumerate().filter(|(_, backend)| backend.tls.is_some()) {
+                let old = self.presented.get(&(*port, at));
+                presented.insert((*port, at), upstreams.presented(backend, identity, old));
+            }
+        }
         let (listeners, counters, challenges) = (listeners.clone(), counters.clone(), challenges.clone());
-        Snapshot { listeners, counters, challenges, clusters, upstreams }
+        Snapshot { listeners, counters, challenges, clusters, presented, upstreams: upstreams.new }
     }
 
     /// Closes idle connections to endpoints that the new snapshot does not have. Requests on others go on.
     pub(super) fn retire(&self, new: &Snapshot) {
-        for (address, upstream) in &self.upstreams {
-            if !new.upstreams.contains_key(address) {
+        for (key, upstream) in &self.upstreams {
+            if !new.upstreams.contains_key(key) {
                 upstream.retire();
             }
         }
@@ -86,6 +97,68 @@ impl Snapshot {
 
     pub(super) fn cluster(&self, backend: usize) -> Option<Arc<Cluster>> {
         self.clusters.get(backend).cloned()
+    }
+
+    /// For what comes by the listener of this port.
+    pub(super) fn cluster_by(&self, port: u16, backend: usize) -> Option<Arc<Cluster>> {
+        // Few listeners present a certificate.
+        let presented = match self.presented.is_empty() {
+            true => None,
+            false => self.presented.get(&(port, backend)),
+        };
+        presented.map(|presented| presented.cluster.clone()).or_else(|| self.cluster(backend))
+    }
+}
+
+/// Endpoints of the snapshot that is made, from those of the one before.
+struct Upstreams<'a> {
+    old: &'a HashMap<UpstreamKey, Arc<Upstream>>,
+    new: HashMap<UpstreamKey, Arc<Upstream>>,
+    janitor: &'a Arc<Janitor>,
+}
+
+impl Upstreams<'_> {
+    /// `known`: the backend's before.
+    fn cluster(&mut self, backend: &Arc<Backend>, known: Option<&Arc<Cluster>>) -> Arc<Cluster> {
+        let of_cluster = backend.endpoints.iter().map(|address| {
+            let key = (*address, backend.tls.clone());
+            let (old, janitor) = (self.old.get(&key), self.janitor);
+            let new = || Arc::new(Upstream::new(*address, backend.tls.clone(), janitor.clone()));
+            self.new.entry(key).or_insert_with(|| old.cloned().unwrap_or_else(new)).clone()
+        });
+        let of_cluster = of_cluster.collect();
+        match known {
+            Some(cluster) if cluster.backend == *backend => cluster.clone(),
+            _ => Arc::new(Cluster::new(backend.clone(), of_cluster)),
+        }
+    }
+
+    /// A backend as it is spoken to with the certificate. `old`: what was presented there before.
+    fn presented(
+        &mut self,
+        backend: &Arc<Backend>,
+        identity: &Arc<Certificate>,
+        old: Option<&Presented>,
+    ) -> Presented {
+        let old = old.filter(|old| old.backend == *backend && Arc::ptr_eq(&old.identity, identity));
+        let with_identity = match old {
+            Some(old) => old.cluster.backend.clone(),
+            None => Arc::new(present(backend, identity)),
+        };
+        let cluster = self.cluster(&with_identity, old.map(|old| &old.cluster));
+        Presented { backend: backend.clone(), identity: identity.clone(), cluster }
+    }
+}
+
+/// Without the certificate nothing is sent.
+fn present(backend: &Backend, identity: &Arc<Certificate>) -> Backend {
+    let tls = backend.tls.as_ref().map(|tls| tls.with_identity(identity)).transpose();
+    match tls {
+        Ok(tls) => Backend { tls: tls.map(Arc::new), ..backend.clone() },
+        Err(error) => {
+            tracing::error!(backend = %backend.name, %error, "present a certificate failed; the backend gets no requests");
+            Backend { endpoints: Vec::new(), ..backend.clone() }
+        }
     }
 }
 

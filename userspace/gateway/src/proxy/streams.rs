@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::endpoint_stream::EndpointStream;
 use super::snapshot::{Snapshot, drawn};
 use super::{Shared, acme, switched};
 use crate::config::StreamRoute;
@@ -22,12 +23,17 @@ const MAX_HELLO_BYTES: usize = 16 << 10;
 const HELLO_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Passes bytes on in both directions until both ends have said everything, or after `stop` for as long as connections may drain.
-pub(super) async fn pass<S>(shared: &Arc<Shared>, client: S, route: &StreamRoute, stop: CancellationToken)
-where
+pub(super) async fn pass<S>(
+    shared: &Arc<Shared>,
+    client: S,
+    port: u16,
+    route: &StreamRoute,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let snapshot = shared.snapshot.load_full();
-    let Some(endpoint) = connect(shared, &snapshot, route).await else { return };
+    let Some(endpoint) = connect(shared, &snapshot, port, route).await else { return };
     drop(snapshot);
     let joined = switched::join(client, endpoint, shared.limits.switched_timeout);
     tokio::pin!(joined);
@@ -37,21 +43,25 @@ where
     }
 }
 
-async fn connect(shared: &Shared, snapshot: &Snapshot, route: &StreamRoute) -> Option<TcpStream> {
+/// `port`: of the listener.
+async fn connect(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    port: u16,
+    route: &StreamRoute,
+) -> Option<EndpointStream> {
     let part = drawn(&route.parts, |part| part.weight)?;
-    let cluster = snapshot.cluster(part.backend?)?;
+    let cluster = snapshot.cluster_by(port, part.backend?)?;
     let mut tried: Vec<SocketAddr> = Vec::new();
     for _ in 0..MAX_ATTEMPTS {
         let now = shared.now_ms();
         let upstream = cluster.choose(&tried, now)?;
-        match timeout(shared.limits.connect_timeout, TcpStream::connect(upstream.address)).await {
-            Ok(Ok(stream)) => {
+        match upstream.open(shared.limits.connect_timeout).await {
+            Ok(stream) => {
                 upstream.health.succeeded();
-                // Without it the connection works too, only slower.
-                let _ = stream.set_nodelay(true);
                 return Some(stream);
             }
-            Ok(Err(_)) | Err(_) => {
+            Err(_) => {
                 add(&shared.counters.upstream_failures);
                 upstream.health.failed(now);
                 tried.push(upstream.address);

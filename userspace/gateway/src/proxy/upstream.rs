@@ -10,12 +10,13 @@ use http::{Request, Response};
 use http_body::Body as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::endpoint_body::EndpointBody;
+use super::endpoint_stream::{self, EndpointStream};
 use super::http_1::{self, Connection, Http1Error};
 use super::request_body::{BodyState, RequestBody};
+use crate::backend_tls::BackendTls;
 use crate::config::Protocol;
 use crate::health::Health;
 use crate::outgoing::Outgoing;
@@ -35,6 +36,10 @@ pub(super) enum SendError {
     Connect(std::io::Error),
     #[error("connect timed out")]
     ConnectTimeout,
+    #[error("handshake failed: {0}")]
+    Handshake(std::io::Error),
+    #[error("the endpoint agrees on another protocol than HTTP/2")]
+    NotHttp2,
     #[error(transparent)]
     Http1(#[from] Http1Error),
     #[error("{0}")]
@@ -56,6 +61,8 @@ impl SendError {
             SendError::Host => true,
             SendError::Connect(_)
             | SendError::ConnectTimeout
+            | SendError::Handshake(_)
+            | SendError::NotHttp2
             | SendError::ResponseTimeout
             | SendError::NoEndpoint => false,
         }
@@ -81,6 +88,7 @@ pub(super) struct Unanswered {
 
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
+    tls: Option<Arc<BackendTls>>,
     /// Of the address; the same on every node.
     pub(super) id: u64,
     pub(super) health: Health,
@@ -124,9 +132,10 @@ impl Drop for Lease {
 }
 
 impl Upstream {
-    pub(super) fn new(address: SocketAddr, janitor: Arc<Janitor>) -> Upstream {
+    pub(super) fn new(address: SocketAddr, tls: Option<Arc<BackendTls>>, janitor: Arc<Janitor>) -> Upstream {
         Upstream {
             address,
+            tls,
             id: crate::policy::hash(&address.to_string()),
             health: Health::default(),
             idle: Mutex::default(),
@@ -180,7 +189,7 @@ impl Upstream {
             let is_kept = kept.is_some();
             let connection = match kept {
                 Some(connection) => connection,
-                None => match self.connect(wait).await {
+                None => match self.open(wait.connect).await {
                     Ok(stream) => Connection::new(stream),
                     Err(error) => return Err(Unanswered { error, unsent: Some(body) }),
                 },
@@ -198,12 +207,15 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, wait: &Wait) -> Result<TcpStream, SendError> {
-        let connected = timeout(wait.connect, TcpStream::connect(self.address)).await;
-        let stream = connected.map_err(|_| SendError::ConnectTimeout)?.map_err(SendError::Connect)?;
-        // Without it the connection works too, only slower.
-        let _ = stream.set_nodelay(true);
-        Ok(stream)
+    /// A connection whose bytes are a client's, or HTTP/1.1.
+    pub(super) async fn open(&self, limit: Duration) -> Result<EndpointStream, SendError> {
+        let stream = endpoint_stream::connect(self.address, limit).await?;
+        match &self.tls {
+            None => Ok(EndpointStream::Plain(stream)),
+            Some(tls) => {
+                endpoint_stream::handshake(stream, tls, &tls.http_1, limit).await.map(EndpointStream::Tls)
+            }
+        }
     }
 
     async fn send_http_2(
@@ -252,7 +264,7 @@ impl Upstream {
     }
 
     async fn open_http_2(&self, wait: &Wait) -> Result<http2::SendRequest<RequestBody>, SendError> {
-        let stream = TokioIo::new(self.connect(wait).await?);
+        let stream = TokioIo::new(self.connect_http_2(wait.connect).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -265,10 +277,20 @@ impl Upstream {
         Ok(sender)
     }
 
+    async fn connect_http_2(&self, limit: Duration) -> Result<EndpointStream, SendError> {
+        let stream = endpoint_stream::connect(self.address, limit).await?;
+        let Some(tls) = &self.tls else { return Ok(EndpointStream::Plain(stream)) };
+        let stream = endpoint_stream::handshake(stream, tls, &tls.http_2, limit).await?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(protocol) if protocol != b"h2" => Err(SendError::NotHttp2),
+            _ => Ok(EndpointStream::Tls(stream)),
+        }
+    }
+
     /// The connection that was used last and can take a request. `asks_kernel`: see [`Connection::is_usable`].
     fn take_idle(&self, asks_kernel: bool) -> Option<Connection> {
         loop {
-            let Idle { connection, .. } = self.idle().pop()?;
+            let Idle { mut connection, .. } = self.idle().pop()?;
             if connection.is_usable(asks_kernel) {
                 return Some(connection);
             }
@@ -291,7 +313,7 @@ impl Upstream {
     /// Closes connections that were idle for too long; whether any are left.
     fn expire(&self) -> bool {
         let mut idle = self.idle();
-        idle.retain(|kept| kept.since.elapsed() < IDLE_TIMEOUT && kept.connection.is_usable(false));
+        idle.retain_mut(|kept| kept.since.elapsed() < IDLE_TIMEOUT && kept.connection.is_usable(false));
         !idle.is_empty()
     }
 

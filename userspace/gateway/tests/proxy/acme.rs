@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use skep_gateway::acme::{Challenge, ChallengeKind, Challenges};
-use skep_gateway::config::{Config, StreamRoute, TlsAction, TlsServer};
+use skep_gateway::config::{Config, StreamRoute, TlsAction, TlsServer, TlsServers};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -141,7 +141,7 @@ async fn a_name_that_passes_through_is_validated_here_only_while_it_has_a_challe
         Arc::new(TlsServer { certificates: Vec::new(), clients: None, action: TlsAction::Passthrough(route) })
     };
     servers.entry(skep_gateway::routing::HostPattern::of_ingress("a.com"), server);
-    (listener.tls, listener.passes) = (Some(Arc::new(servers)), true);
+    listener.tls = Some(Arc::new(TlsServers::new(servers)));
     let with = with_challenge(config.clone(), ChallengeKind::TlsAlpn, "a.com");
     let gateway = TestGateway::of(&with, limits()).await;
     let validates: &[&[u8]] = &[b"acme-tls/1"];

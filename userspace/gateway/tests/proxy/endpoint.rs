@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -56,12 +57,17 @@ impl Endpoint {
     }
 }
 
-async fn serve(stream: TcpStream, name: &'static str, requests: Arc<AtomicUsize>) {
+pub(crate) async fn serve<S>(stream: S, name: &'static str, requests: Arc<AtomicUsize>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = hyper::service::service_fn(move |request| {
         requests.fetch_add(1, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(answer(name, request).await) }
     });
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
 }
 
 async fn answer(name: &'static str, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {

@@ -14,8 +14,10 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use skep_gateway::backend_tls::BackendTls;
 use skep_gateway::certificate::Certificate;
-use skep_gateway::config::{Backend, Config, Listener, Protocol, Route, TlsAction, TlsServer};
+use skep_gateway::client_check::ClientCheck;
+use skep_gateway::config::{Backend, Config, Listener, Protocol, Route, TlsAction, TlsServer, TlsServers};
 use skep_gateway::counters::RouteCounters;
 use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 use skep_gateway::{Gateway, Limits};
@@ -40,7 +42,9 @@ pub(crate) struct TestGateway {
 #[derive(Clone, Default)]
 pub(crate) struct Routes {
     rules: Vec<(String, String, Protocol, Vec<SocketAddr>)>,
-    certificates: Vec<(String, Arc<Certificate>)>,
+    certificates: Vec<(String, Arc<Certificate>, Option<Arc<ClientCheck>>)>,
+    endpoint_tls: Option<Arc<BackendTls>>,
+    identity: Option<Arc<Certificate>>,
 }
 
 /// A certificate that signs itself, and its PEM.
@@ -68,7 +72,30 @@ impl Routes {
     }
 
     pub(crate) fn certificate(mut self, host: &str, certificate: &Arc<Certificate>) -> Routes {
-        self.certificates.push((host.to_owned(), certificate.clone()));
+        self.certificates.push((host.to_owned(), certificate.clone(), None));
+        self
+    }
+
+    /// Clients of the host are asked for a certificate.
+    pub(crate) fn checked(
+        mut self,
+        host: &str,
+        certificate: &Arc<Certificate>,
+        check: &Arc<ClientCheck>,
+    ) -> Routes {
+        self.certificates.push((host.to_owned(), certificate.clone(), Some(check.clone())));
+        self
+    }
+
+    /// All endpoints are spoken to over TLS.
+    pub(crate) fn endpoint_tls(mut self, tls: BackendTls) -> Routes {
+        self.endpoint_tls = Some(Arc::new(tls));
+        self
+    }
+
+    /// What endpoints are presented for requests without TLS.
+    pub(crate) fn identity(mut self, identity: &Arc<Certificate>) -> Routes {
+        self.identity = Some(identity.clone());
         self
     }
 
@@ -86,15 +113,16 @@ impl Routes {
             Arc::new(Backend {
                 name: format!("test/{at}").into(),
                 protocol: *protocol,
+                tls: self.endpoint_tls.clone(),
                 endpoints: endpoints.clone(),
             })
         });
         let mut tls = HostTable::default();
-        for (host, certificate) in &self.certificates {
+        for (host, certificate, clients) in &self.certificates {
             let server = || {
                 Arc::new(TlsServer {
                     certificates: vec![certificate.clone()],
-                    clients: None,
+                    clients: clients.clone(),
                     action: TlsAction::Http,
                 })
             };
@@ -104,15 +132,13 @@ impl Routes {
             public_port: HTTP,
             hosts: hosts.clone(),
             tls: None,
-            passes: false,
             stream: None,
-            identity: None,
+            identity: self.identity.clone(),
         };
         let secure = Listener {
             public_port: HTTPS,
             hosts,
-            tls: Some(Arc::new(tls)),
-            passes: false,
+            tls: Some(Arc::new(TlsServers::new(tls))),
             stream: None,
             identity: None,
         };

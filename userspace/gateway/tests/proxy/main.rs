@@ -9,5 +9,8 @@ mod faults;
 mod filters;
 mod frames;
 mod harness;
+mod mutual_tls;
 mod protocols;
 mod requests;
+mod tls_endpoint;
+mod upstream_tls;

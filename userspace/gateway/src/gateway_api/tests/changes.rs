@@ -241,7 +241,7 @@ fn a_certificate_that_changes_compiles_no_route_again() {
         index.apply_secret(&"a/cert".into(), Some(&secret), 0);
         let config = index.compile(0).config;
         let listener = &config.listeners[&443];
-        let server = listener.tls.as_ref().unwrap().find("a.com").next().unwrap().clone();
+        let server = listener.tls.as_ref().unwrap().find("a.com").unwrap().clone();
         let routes = listener.hosts.find("a.com").next().unwrap().clone();
         (server.certificates[0].clone(), routes)
     };

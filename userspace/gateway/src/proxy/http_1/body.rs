@@ -7,11 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncReadExt as _, Chain, Join};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::super::endpoint_stream::{EndpointReader, EndpointWriter};
 use super::connection::Connection;
 use super::upload::Upload;
 use super::{Http1Error, ReadError};
@@ -19,7 +18,7 @@ use crate::headers;
 use crate::http_1::{BodyReader, Framing, Piece};
 
 /// A connection that was switched to another protocol, with what came of it behind the head.
-pub(in super::super) type Switched = Join<Chain<Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+pub(in super::super) type Switched = Join<Chain<Cursor<Bytes>, EndpointReader>, EndpointWriter>;
 
 /// The body of a response.
 pub(in super::super) struct Http1Body {
@@ -31,7 +30,7 @@ enum Source {
     /// `keeps_open`: it may have another request.
     Whole { connection: Connection, keeps_open: bool },
     /// The request's body is still being sent. The connection has no other request.
-    Reading { connection: Connection<OwnedReadHalf>, _upload: AbortOnDropHandle<()> },
+    Reading { connection: Connection<EndpointReader>, _upload: AbortOnDropHandle<()> },
     /// The connection went elsewhere.
     Released,
 }
@@ -77,14 +76,13 @@ impl Http1Body {
 }
 
 /// Sends the rest of a request's body.
-async fn go_on(mut upload: Upload, mut to_endpoint: OwnedWriteHalf) {
+async fn go_on(mut upload: Upload, mut to_endpoint: EndpointWriter) {
     let ended = poll_fn(|context| upload.poll(context, &mut to_endpoint)).await;
-    if let Err(Http1Error::Body(_) | Http1Error::Length) = ended {
+    match ended {
         // Without its rest the request has no response either.
-        let _ = rustix::net::shutdown(to_endpoint.as_ref(), Shutdown::Both);
+        Err(Http1Error::Body(_) | Http1Error::Length) => to_endpoint.abort().await,
+        _ => to_endpoint.leave(),
     }
-    // Its drop would end the connection for the endpoint, which still answers.
-    to_endpoint.forget();
 }
 
 impl Body for Http1Body {

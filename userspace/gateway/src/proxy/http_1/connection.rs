@@ -5,20 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use tokio::io::AsyncRead;
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use super::super::deadline::Deadline;
+use super::super::endpoint_stream::EndpointStream;
 
 /// The room for one read at first. It grows while reads fill it.
 const FIRST_READ_BYTES: usize = 8 << 10;
 const MAX_READ_BYTES: usize = 128 << 10;
 
 /// `S`: the stream, or its reading half.
-pub(in super::super) struct Connection<S = TcpStream> {
+pub(in super::super) struct Connection<S = EndpointStream> {
     pub(super) stream: S,
     pub(super) input: BytesMut,
     read_bytes: usize,
@@ -42,17 +40,8 @@ impl<S> Connection<S> {
 impl Connection {
     /// Whether a request may be sent: the endpoint did not close, and sent nothing that is not asked for. `asks_kernel`: what the
     /// runtime did not report yet counts too.
-    pub(in super::super) fn is_usable(&self, asks_kernel: bool) -> bool {
-        self.input.is_empty() && self.is_silent() && (!asks_kernel || self.is_silent_in_kernel())
-    }
-
-    fn is_silent(&self) -> bool {
-        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    fn is_silent_in_kernel(&self) -> bool {
-        let peeked = rustix::net::recv(&self.stream, &mut [0][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(Errno::AGAIN))
+    pub(in super::super) fn is_usable(&mut self, asks_kernel: bool) -> bool {
+        self.input.is_empty() && self.stream.is_silent(asks_kernel)
     }
 
     /// It waits for its next request.

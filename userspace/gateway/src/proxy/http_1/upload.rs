@@ -69,6 +69,8 @@ impl Upload {
         loop {
             self.gather(context)?;
             if self.out.is_empty() && self.data.is_empty() {
+                // TLS may hold what it was given.
+                ready!(Pin::new(&mut *stream).poll_flush(context)).map_err(Http1Error::Write)?;
                 return if self.is_ended { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             let sent = match self.data.is_empty() {
