@@ -8,7 +8,8 @@ use skep_api::{Kind, Reason, Status, meta};
 
 use crate::authorizers::{Chain, Progress};
 use crate::authz::{
-    Attributes, Authorizer, Decision, GATEWAYS, GrantError, OwnAuthorizer, is_superuser, node_name,
+    Attributes, Authorizer, Decision, GATEWAY_KINDS, GATEWAYS, GrantError, OwnAuthorizer, is_superuser,
+    node_name,
 };
 use crate::blocking::wait_for;
 use crate::identity::Identity;
@@ -38,9 +39,7 @@ pub(crate) fn matters(kind: &Kind) -> bool {
         RBAC => true,
         "" => kind.kind == "Pod",
         "networking.k8s.io" => kind.kind == "Ingress" || kind.kind == "IngressClass",
-        GATEWAYS => {
-            matches!(kind.kind.as_ref(), "GatewayClass" | "Gateway" | "ListenerSet" | "ReferenceGrant")
-        }
+        GATEWAYS => GATEWAY_KINDS.contains(&kind.kind.as_ref()),
         _ => false,
     }
 }

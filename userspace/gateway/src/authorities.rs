@@ -66,6 +66,19 @@ impl Authorities {
         Ok(Authorities { roots: Arc::new(roots), revocations: lists, identity })
     }
 
+    /// All that one of these trusts, and all that one of these revoked. `None`: there are none.
+    pub(crate) fn union(all: Vec<Arc<Authorities>>) -> Option<Arc<Authorities>> {
+        if all.len() < 2 {
+            return all.into_iter().next();
+        }
+        let mut roots = RootCertStore::empty();
+        roots.extend(all.iter().flat_map(|one| one.roots.roots.iter().cloned()));
+        let revocations = all.iter().flat_map(|one| one.revocations.iter().cloned()).collect();
+        let identities: Vec<u8> = all.iter().flat_map(|one| digest_bytes(one.identity)).collect();
+        let identity = digest(&SHA256, &identities);
+        Some(Arc::new(Authorities { roots: Arc::new(roots), revocations, identity }))
+    }
+
     /// Those that the machine trusts.
     pub fn of_system() -> Arc<Authorities> {
         OF_SYSTEM.clone()

@@ -32,6 +32,12 @@ pub(crate) struct Stapled {
     pub(crate) not_after: i64,
 }
 
+impl PartialEq for Stapled {
+    fn eq(&self, other: &Stapled) -> bool {
+        self.key.ocsp == other.key.ocsp
+    }
+}
+
 /// A chain with its key.
 pub struct Certificate {
     pub(crate) key: Arc<CertifiedKey>,
@@ -45,6 +51,13 @@ pub struct Certificate {
 impl fmt::Debug for Certificate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Certificate").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+/// Equal chains have equal keys.
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Certificate) -> bool {
+        self.key.cert == other.key.cert && self.staple == other.staple
     }
 }
 

@@ -1,32 +1,38 @@
-//! The Secrets of Ingresses: each node may read those that an Ingress of the nodes' own class names, since each node may serve it.
+//! The Secrets and ConfigMaps of Ingresses: each node may read those that an Ingress of the nodes' own class names, in its own
+//! namespace, since each node may serve it.
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
+use super::references::{Key, Reference, ReferenceKind, Referrers};
+
 /// The `spec.controller` of the classes that nodes serve.
 const CONTROLLER: &str = "skep.io/ingress";
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
-/// The Secret of users for basic authentication.
-const USERS_ANNOTATION: &str = "nginx.ingress.kubernetes.io/auth-secret";
+const PREFIX: &str = "nginx.ingress.kubernetes.io/";
+/// Annotations that name an object: users for basic authentication, authorities for clients and for endpoints, and headers.
+const ANNOTATIONS: [(&str, ReferenceKind); 5] = [
+    ("auth-secret", ReferenceKind::Secret),
+    ("auth-tls-secret", ReferenceKind::Secret),
+    ("proxy-ssl-secret", ReferenceKind::Secret),
+    ("custom-headers", ReferenceKind::ConfigMap),
+    ("auth-proxy-set-headers", ReferenceKind::ConfigMap),
+];
 
-/// Namespace and name.
-type Key = (String, String);
-
-/// The Ingresses, and the Secrets that they name.
+/// The Ingresses, and what they name.
 #[derive(Debug, Default)]
 pub(super) struct IngressGraph {
     /// Classes that nodes serve.
     classes: BTreeSet<String>,
     ingresses: HashMap<Key, Named>,
-    /// By Secret: the Ingresses that name it.
-    by_secret: HashMap<Key, BTreeSet<Key>>,
+    named_by: Referrers<Key>,
 }
 
 #[derive(Debug)]
 struct Named {
     class: String,
-    secrets: BTreeSet<Key>,
+    references: BTreeSet<Reference>,
 }
 
 impl IngressGraph {
@@ -48,47 +54,44 @@ impl IngressGraph {
         let annotation = || ingress["metadata"]["annotations"][CLASS_ANNOTATION].as_str();
         let class = ingress["spec"]["ingressClassName"].as_str().or_else(annotation).unwrap_or_default();
         let tls = ingress["spec"]["tls"].as_array().into_iter().flatten();
-        let names = tls.filter_map(|tls| tls["secretName"].as_str()).filter(|name| !name.is_empty());
-        let names = names.chain(users(ingress, namespace));
-        let secrets: BTreeSet<Key> = names.map(|secret| (namespace.to_owned(), secret.to_owned())).collect();
-        if secrets.is_empty() {
+        let certificates =
+            tls.filter_map(|tls| tls["secretName"].as_str()).map(|name| (ReferenceKind::Secret, name));
+        let all = certificates.chain(annotated(ingress, namespace)).filter(|(_, name)| !name.is_empty());
+        let references: BTreeSet<Reference> =
+            all.map(|(kind, name)| (kind, namespace.to_owned(), name.to_owned())).collect();
+        if references.is_empty() {
             return;
         }
         let key = (namespace.to_owned(), name.to_owned());
-        for secret in &secrets {
-            self.by_secret.entry(secret.clone()).or_default().insert(key.clone());
-        }
-        self.ingresses.insert(key, Named { class: class.to_owned(), secrets });
+        self.named_by.add(&references, &key);
+        self.ingresses.insert(key, Named { class: class.to_owned(), references });
     }
 
     pub(super) fn delete_ingress(&mut self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
-        let Some(named) = self.ingresses.remove(&key) else { return };
-        for secret in named.secrets {
-            if let Some(by) = self.by_secret.get_mut(&secret) {
-                by.remove(&key);
-                if by.is_empty() {
-                    self.by_secret.remove(&secret);
-                }
-            }
+        if let Some(named) = self.ingresses.remove(&key) {
+            self.named_by.remove(&named.references, &key);
         }
     }
 
-    /// Whether an Ingress that nodes serve names the Secret.
-    pub(super) fn names(&self, namespace: &str, secret: &str) -> bool {
-        let by = self.by_secret.get(&(namespace.to_owned(), secret.to_owned()));
-        let mut named = by.into_iter().flatten().filter_map(|key| self.ingresses.get(key));
+    /// Whether an Ingress that nodes serve names the object.
+    pub(super) fn names(&self, reference: &Reference) -> bool {
+        let mut named = self.named_by.of(reference).filter_map(|key| self.ingresses.get(key));
         named.any(|ingress| self.classes.contains(&ingress.class))
     }
 }
 
-/// The name of the Secret of users, if it is in the Ingress' own namespace.
-fn users<'a>(ingress: &'a Value, namespace: &str) -> Option<&'a str> {
-    let name = ingress["metadata"]["annotations"][USERS_ANNOTATION].as_str().map(str::trim)?;
-    match name.split_once('/') {
-        Some((other, name)) => Some(name).filter(|_| other == namespace),
-        None => Some(name),
-    }
+/// The names in annotations, of objects in the Ingress' own namespace.
+fn annotated<'a>(ingress: &'a Value, namespace: &'a str) -> impl Iterator<Item = (ReferenceKind, &'a str)> {
+    let annotations = &ingress["metadata"]["annotations"];
+    ANNOTATIONS.iter().filter_map(move |(annotation, kind)| {
+        let named = annotations.get(format!("{PREFIX}{annotation}"))?.as_str()?.trim();
+        let name = match named.split_once('/') {
+            Some((other, name)) => Some(name).filter(|_| other == namespace),
+            None => Some(named),
+        };
+        Some((*kind, name?))
+    })
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

@@ -8,6 +8,7 @@ mod gateway;
 mod ingress;
 mod node;
 mod rbac;
+mod references;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 pub(crate) use attributes::{Attributes, Decision};
 pub(crate) use default_roles::{default_objects, reconciled};
-pub(crate) use gateway::GROUP as GATEWAYS;
+pub(crate) use gateway::{GROUP as GATEWAYS, KINDS as GATEWAY_KINDS};
 pub(crate) use node::{GROUP as NODES, node_name};
 pub(crate) use rbac::{PolicyRule, RbacRules};
 
@@ -78,9 +79,7 @@ impl Authorizer {
             "Pod" => self.nodes.delete_pod(namespace, name),
             "Ingress" => self.nodes.ingresses.delete_ingress(namespace, name),
             "IngressClass" => self.nodes.ingresses.delete_class(name),
-            "GatewayClass" | "Gateway" | "ListenerSet" | "ReferenceGrant" => {
-                self.nodes.gateways.delete(kind, namespace, name);
-            }
+            kind if GATEWAY_KINDS.contains(&kind) => self.nodes.gateways.delete(kind, namespace, name),
             _ => self.rules.delete(kind, namespace, name),
         }
     }

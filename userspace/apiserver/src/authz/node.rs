@@ -1,5 +1,5 @@
-//! The node authorizer: a node may read secrets, config maps, claims and accounts that its pods refer to, the secrets of Ingresses
-//! that it may serve, and its own objects.
+//! The node authorizer: a node may read secrets, config maps, claims and accounts that its pods refer to, those of Ingresses
+//! and Gateways that it may serve, and its own objects.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use super::attributes::{Attributes, Decision};
 use super::gateway::GatewayGraph;
 use super::ingress::IngressGraph;
 use super::rbac::RbacRules;
+use super::references::{Reference, ReferenceKind};
 
 const USER_PREFIX: &str = "system:node:";
 pub(crate) const GROUP: &str = "system:nodes";
@@ -24,16 +25,6 @@ pub(crate) fn node_name<'a>(user: &'a str, groups: &[String]) -> Option<&'a str>
     groups.iter().any(|group| group == GROUP).then_some(name)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum ReferenceKind {
-    Secret,
-    ConfigMap,
-    Claim,
-    ServiceAccount,
-}
-
-/// ReferenceKind, namespace and name.
-type Reference = (ReferenceKind, String, String);
 /// What a pod refers to; shared by pods that refer to the same.
 type References = Arc<BTreeSet<Reference>>;
 
@@ -182,8 +173,7 @@ impl NodeGraph {
         if kind == ReferenceKind::ConfigMap && (namespace, name) == CHALLENGES {
             return Decision::Allow(String::new());
         }
-        let is_named = || self.ingresses.names(namespace, name) || self.gateways.names(namespace, name);
-        if kind == ReferenceKind::Secret && is_named() {
+        if self.ingresses.names(&reference) || self.gateways.names(&reference) {
             return Decision::Allow(String::new());
         }
         Decision::NoOpinion(unrelated(node))

@@ -320,6 +320,112 @@ fn a_node_reads_the_secrets_that_its_ingresses_name() {
 }
 
 #[test]
+fn a_node_reads_what_annotations_of_its_ingresses_name_in_their_own_namespace() {
+    let ingress = |class: &str, annotation: &str, value: &str| {
+        let annotations = json!({format!("nginx.ingress.kubernetes.io/{annotation}"): value});
+        json!({"kind": "Ingress", "metadata": {"name": value.replace('/', "-"), "namespace": "default", "annotations": annotations},
+            "spec": {"ingressClassName": class}})
+    };
+    let authorizer = authorizer(&[
+        json!({"kind": "IngressClass", "metadata": {"name": "skep"}, "spec": {"controller": "skep.io/ingress"}}),
+        ingress("skep", "auth-tls-secret", "default/clients"),
+        ingress("skep", "proxy-ssl-secret", "default/endpoints"),
+        ingress("skep", "custom-headers", "default/headers"),
+        ingress("skep", "auth-proxy-set-headers", "default/asked"),
+        ingress("skep", "auth-tls-secret", "other/foreign"),
+        ingress("skep", "custom-headers", "other/foreign"),
+        ingress("other", "proxy-ssl-secret", "default/unserved"),
+    ]);
+    let nodes = groups(&["system:nodes"]);
+    for (resource, namespace, name, wanted) in [
+        ("secrets", "default", "clients", true),
+        ("secrets", "default", "endpoints", true),
+        ("configmaps", "default", "headers", true),
+        ("configmaps", "default", "asked", true),
+        ("configmaps", "default", "clients", false),
+        ("secrets", "default", "headers", false),
+        ("secrets", "other", "foreign", false),
+        ("configmaps", "other", "foreign", false),
+        ("secrets", "default", "foreign", false),
+        ("secrets", "default", "unserved", false),
+    ] {
+        let request = request("system:node:n1", &nodes, "watch", resource);
+        let may = decide(&authorizer, &Attributes { namespace, name, ..request }).allowed();
+        assert_eq!(may, wanted, "{resource} {namespace}/{name}");
+    }
+}
+
+/// An object of Gateway API in the namespace `a`.
+fn of_gateway_api(kind: &str, name: &str, spec: &Value) -> Value {
+    let meta = json!({"name": name, "namespace": "a"});
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": meta, "spec": spec})
+}
+
+#[test]
+fn a_node_reads_what_gateways_and_policies_of_its_classes_name() {
+    let validation = |kind: &str, namespace: &str, name: &str| {
+        let reference = json!({"group": "", "kind": kind, "namespace": namespace, "name": name});
+        json!({"validation": {"caCertificateRefs": [reference]}})
+    };
+    let gateway = |name: &str, class: &str, tls: &Value| {
+        of_gateway_api("Gateway", name, &json!({"gatewayClassName": class, "tls": tls}))
+    };
+    let class = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "skep"},
+        "spec": {"controllerName": "skep.io/gateway"}});
+    let frontend = json!({"default": validation("ConfigMap", "a", "clients"), "perPort": [
+        {"port": 443, "tls": validation("Secret", "b", "granted")},
+        {"port": 444, "tls": validation("ConfigMap", "b", "granted")},
+        {"port": 445, "tls": validation("Service", "a", "other-kind")},
+    ]});
+    let policy = json!({"validation": {"caCertificateRefs": [
+        {"group": "", "kind": "ConfigMap", "name": "endpoints"},
+        {"group": "", "kind": "ConfigMap", "namespace": "b", "name": "endpoints"},
+    ]}});
+    let mut grant = of_gateway_api(
+        "ReferenceGrant",
+        "grant",
+        &json!({
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "a"}],
+            "to": [{"group": "", "kind": "Secret"}],
+        }),
+    );
+    grant["metadata"]["namespace"] = json!("b");
+    let identity = json!({"clientCertificateRef": {"name": "identity"}});
+    let mut authorizer = authorizer(&[
+        class,
+        gateway("ours", "skep", &json!({"frontend": frontend, "backend": identity})),
+        gateway("theirs", "other", &json!({"backend": {"clientCertificateRef": {"name": "foreign"}}})),
+        of_gateway_api("BackendTLSPolicy", "policy", &policy),
+        grant,
+    ]);
+    let nodes = groups(&["system:nodes"]);
+    let may = |authorizer: &Authorizer, resource: &str, namespace: &str, name: &str| {
+        let request = request("system:node:n1", &nodes, "watch", resource);
+        decide(authorizer, &Attributes { namespace, name, ..request }).allowed()
+    };
+    for (resource, namespace, name, wanted) in [
+        ("configmaps", "a", "clients", true),
+        ("secrets", "a", "clients", false),
+        ("secrets", "b", "granted", true),
+        ("configmaps", "b", "granted", false),
+        ("configmaps", "a", "other-kind", false),
+        ("secrets", "a", "identity", true),
+        ("secrets", "a", "foreign", false),
+        ("configmaps", "a", "endpoints", true),
+        ("configmaps", "b", "endpoints", false),
+    ] {
+        assert_eq!(may(&authorizer, resource, namespace, name), wanted, "{resource} {namespace}/{name}");
+    }
+    authorizer.delete("BackendTLSPolicy", "a", "policy");
+    assert!(!may(&authorizer, "configmaps", "a", "endpoints"));
+    authorizer.apply(&of_gateway_api("BackendTLSPolicy", "policy", &policy));
+    authorizer.delete("GatewayClass", "", "skep");
+    assert!(
+        !may(&authorizer, "configmaps", "a", "endpoints") && !may(&authorizer, "secrets", "a", "identity")
+    );
+}
+
+#[test]
 fn a_default_role_gets_what_it_lacks_and_keeps_what_it_has() {
     let rule =
         |resource: &str, verbs: &[&str]| json!({"apiGroups": [""], "resources": [resource], "verbs": verbs});

@@ -16,9 +16,17 @@ pub(super) type Place = (usize, usize);
 /// What the rules of a route are made to.
 pub(super) enum Made {
     Rules(Vec<HostlessRule>),
-    Stream(Option<Arc<StreamRoute>>),
+    Stream(Streams),
     /// The route is not accepted.
     Nothing,
+}
+
+/// Where connections of a route go. `None`: it has no rule.
+pub(super) struct Streams {
+    /// What is passed on as it is.
+    pub(super) as_is: Option<Arc<StreamRoute>>,
+    /// What is said inside TLS that ends here.
+    pub(super) inside: Option<Arc<StreamRoute>>,
 }
 
 #[derive(Default)]
@@ -65,7 +73,9 @@ impl Attached {
                         of_host.insert((route.created, route.key.clone(), route.kind));
                         places.insert((place, host.clone()));
                     }
-                    Made::Stream(stream) => {
+                    Made::Stream(Streams { as_is, inside }) => {
+                        let is_read = gateways[place.0].listeners[place.1].reads();
+                        let stream = if is_read { inside } else { as_is };
                         let all = self.streams.entry(place).or_default();
                         all.extend(stream.iter().map(|stream| (host.clone(), stream.clone())));
                     }

@@ -13,9 +13,18 @@ use crate::ingress::states::ServiceStates;
 #[derive(Default)]
 pub(crate) struct Backends {
     /// In the order of their indexes, which begin with `first`.
-    pub(crate) all: Vec<(Key, u16)>,
+    pub(crate) all: Vec<PortKey>,
     pub(crate) first: usize,
-    index_of: HashMap<(Key, u16), usize>,
+    index_of: HashMap<PortKey, usize>,
+}
+
+/// A Service's port that routes lead to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PortKey {
+    pub(crate) service: Key,
+    pub(crate) port: u16,
+    /// Bytes go there as they are, whatever policies say.
+    pub(crate) is_as_is: bool,
 }
 
 impl Backends {
@@ -33,6 +42,8 @@ pub(super) struct Resolver<'a> {
     pub(super) route: &'a Key,
     /// Of the transport, as in `spec.ports` of Services.
     pub(super) protocol: &'static str,
+    /// What is resolved gets bytes as they are.
+    pub(super) is_as_is: bool,
     /// The first reference that does not lead anywhere.
     pub(super) verdict: Result<(), Fault>,
     /// Services that references lead to.
@@ -48,9 +59,10 @@ impl Resolver<'_> {
             Ok((service, port)) => {
                 self.reached.insert(service.clone());
                 let next = self.backends.first + self.backends.all.len();
-                let at = *self.backends.index_of.entry((service.clone(), port)).or_insert(next);
+                let key = PortKey { service, port, is_as_is: self.is_as_is };
+                let at = *self.backends.index_of.entry(key.clone()).or_insert(next);
                 if at == next {
-                    self.backends.all.push((service, port));
+                    self.backends.all.push(key);
                 }
                 Some(at)
             }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::authority_refs::Inputs;
+use super::client_validation::{ClientChecks, ClientValidation};
 use super::conditions::Fault;
 use super::grants::{Referrer, namespace_of};
 use super::hosts::pattern;
@@ -11,7 +13,8 @@ use super::kinds::{FromNamespaces, GROUP, Gateway, ListenerSet, ListenerSpec, Ob
 use super::objects::{CONTROLLER, Key, Objects};
 use crate::acme::Request;
 use crate::certificate::Certificate;
-use crate::ingress::states::{SecretState, SecretStates};
+use crate::client_check::ClientCheck;
+use crate::ingress::states::SecretStates;
 use crate::routing::HostPattern;
 
 /// Who has a listener.
@@ -48,6 +51,8 @@ pub(super) struct Listener {
     pub(super) is_reachable: bool,
     pub(super) resolved: Result<(), Fault>,
     pub(super) certificates: Vec<Arc<Certificate>>,
+    /// `Some`: clients are asked for a certificate.
+    pub(super) clients: Option<Arc<ClientCheck>>,
     /// Its certificate is ordered: challenges have to be answered before there is one.
     pub(super) is_ordered: bool,
     pub(super) attached: u32,
@@ -70,6 +75,11 @@ impl Listener {
         self.is_open() && self.is_reachable && has_certificate
     }
 
+    /// Whether it sees what clients say, and not only bytes that it passes on.
+    pub(super) fn reads(&self) -> bool {
+        matches!(self.spec.protocol.as_str(), "HTTP" | "HTTPS" | "TLS") && !self.is_passthrough()
+    }
+
     pub(super) fn is_passthrough(&self) -> bool {
         self.spec.protocol == "TLS"
             && self.spec.tls.as_ref().is_some_and(|tls| tls.mode.as_deref() == Some("Passthrough"))
@@ -81,6 +91,10 @@ pub(super) struct GatewayListeners {
     pub(super) key: Key,
     pub(super) gateway: Arc<Gateway>,
     pub(super) listeners: Vec<Listener>,
+    /// What endpoints with TLS are presented.
+    pub(super) identity: Option<Arc<Certificate>>,
+    /// Whether it is what the Gateway names.
+    pub(super) identity_verdict: Result<(), Fault>,
     /// It has, or will have, an address of its own.
     pub(super) is_balanced: bool,
     /// ListenerSets that name the Gateway, and whether it takes them.
@@ -94,20 +108,79 @@ impl Objects {
     }
 
     /// All Gateways of our classes, the oldest first.
-    pub(super) fn listeners(&self, secrets: &SecretStates) -> Vec<GatewayListeners> {
+    pub(super) fn listeners(&self, inputs: Inputs<'_>, checks: &mut ClientChecks) -> Vec<GatewayListeners> {
         let ours = self.gateways.iter().filter(|(_, gateway)| self.is_ours(&gateway.spec.gateway_class_name));
         let mut all: Vec<GatewayListeners> =
-            ours.map(|(key, gateway)| self.listeners_of(key, gateway, secrets)).collect();
+            ours.map(|(key, gateway)| self.listeners_of(key, gateway, inputs, checks)).collect();
         all.sort_by(|a, b| (age(&a.gateway.metadata), &a.key).cmp(&(age(&b.gateway.metadata), &b.key)));
         all
     }
 
-    fn listeners_of(&self, key: &Key, gateway: &Arc<Gateway>, secrets: &SecretStates) -> GatewayListeners {
-        let owner = Owner::Gateway(key.clone());
-        let own = gateway.spec.listeners.iter();
-        let mut listeners: Vec<Listener> =
-            own.map(|spec| self.listener(owner.clone(), spec, secrets)).collect();
-        let own_count = listeners.len();
+    fn listeners_of(
+        &self,
+        key: &Key,
+        gateway: &Arc<Gateway>,
+        inputs: Inputs<'_>,
+        checks: &mut ClientChecks,
+    ) -> GatewayListeners {
+        let sets = self.sets_of(key, gateway);
+        let of_sets = sets.iter().filter(|(_, _, verdict)| verdict.is_ok());
+        let of_sets = of_sets.map(|(key, set, _)| (Owner::ListenerSet(key.clone()), &set.spec.listeners));
+        let own = (Owner::Gateway(key.clone()), &gateway.spec.listeners);
+        let mut listeners = Vec::new();
+        for (owner, specs) in [own].into_iter().chain(of_sets) {
+            let of_owner = specs.iter().map(|spec| self.listener(owner.clone(), spec));
+            listeners.extend(of_owner);
+        }
+        find_conflicts(&mut listeners, gateway.spec.listeners.len());
+        let is_balanced = self.is_balanced(key);
+        for listener in &mut listeners {
+            listener.is_reachable = is_balanced || listener.spec.protocol != "UDP";
+        }
+        let mut made = GatewayListeners {
+            key: key.clone(),
+            gateway: gateway.clone(),
+            listeners,
+            identity: None,
+            identity_verdict: Ok(()),
+            is_balanced,
+            sets,
+        };
+        self.look_up(&mut made, inputs, checks);
+        made
+    }
+
+    /// Takes what a Gateway and its listeners name as it is now. No route depends on it.
+    pub(super) fn look_up(
+        &self,
+        gateway: &mut GatewayListeners,
+        inputs: Inputs<'_>,
+        checks: &mut ClientChecks,
+    ) {
+        let GatewayListeners { key, gateway, listeners, identity, identity_verdict, .. } = gateway;
+        for listener in listeners {
+            let (certificates, verdict) = self.certificates(&listener.owner, &listener.spec, inputs.secrets);
+            listener.certificates = certificates;
+            let (_, kinds_verdict) = kinds_of(&listener.spec);
+            listener.resolved = kinds_verdict.and(verdict);
+            listener.accepted = is_served(&listener.spec);
+            listener.clients = None;
+            if !terminates(&listener.spec) {
+                continue;
+            }
+            let port = listener.spec.port;
+            if let Some(asked) = self.client_validation(key, gateway, port, inputs, checks) {
+                let ClientValidation { check, accepted, resolved } = asked;
+                listener.clients = check;
+                listener.resolved = listener.resolved.clone().and(resolved);
+                listener.accepted = listener.accepted.clone().and(accepted);
+            }
+        }
+        (*identity, *identity_verdict) = self.identity(key, gateway, inputs.secrets);
+    }
+
+    /// ListenerSets that name the Gateway, the oldest first.
+    fn sets_of(&self, key: &Key, gateway: &Gateway) -> Vec<(Key, Arc<ListenerSet>, Result<(), Fault>)> {
         let sets = self.listener_sets.iter().filter(|(set_key, set)| {
             let parent = &set.spec.parent_ref;
             let namespace = parent.namespace.as_deref().unwrap_or(namespace_of(set_key));
@@ -129,42 +202,11 @@ impl Objects {
             })
             .collect();
         sets.sort_by(|a, b| (age(&a.1.metadata), &a.0).cmp(&(age(&b.1.metadata), &b.0)));
-        for (set_key, set, _) in sets.iter().filter(|(_, _, verdict)| verdict.is_ok()) {
-            let owner = Owner::ListenerSet(set_key.clone());
-            let of_set = set.spec.listeners.iter();
-            listeners.extend(of_set.map(|spec| self.listener(owner.clone(), spec, secrets)));
-        }
-        find_conflicts(&mut listeners, own_count);
-        let is_balanced = self.is_balanced(key);
-        for listener in &mut listeners {
-            listener.is_reachable = is_balanced || listener.spec.protocol != "UDP";
-            // Without the check, everybody would be let in.
-            if terminates(&listener.spec) && asks_for_client_certificates(gateway, listener.spec.port) {
-                let message = "certificates of clients are not verified";
-                listener.accepted = Err(Fault::new("UnsupportedValue", message));
-            }
-        }
-        GatewayListeners { key: key.clone(), gateway: gateway.clone(), listeners, is_balanced, sets }
+        sets
     }
 
-    /// What a listener is by itself, without its Gateway and its neighbours.
-    pub(super) fn listener(&self, owner: Owner, spec: &ListenerSpec, secrets: &SecretStates) -> Listener {
-        let served: &[&'static str] = match spec.protocol.as_str() {
-            "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
-            "TLS" => &["TLSRoute"],
-            "TCP" => &["TCPRoute"],
-            "UDP" => &["UDPRoute"],
-            _ => &[],
-        };
-        let accepted = match served.is_empty() {
-            false => Ok(()),
-            true => Err(Fault::new(
-                "UnsupportedProtocol",
-                format!("the protocol {} is not served", spec.protocol),
-            )),
-        };
-        let (kinds, kinds_verdict) = kinds_of(spec, served);
-        let (certificates, certificates_verdict) = self.certificates(&owner, spec, secrets);
+    /// What a listener is by itself, without what it names and its neighbours.
+    fn listener(&self, owner: Owner, spec: &ListenerSpec) -> Listener {
         let host = match spec.protocol.as_str() {
             "TCP" | "UDP" => HostPattern::Any,
             _ => pattern(spec.hostname.as_deref().unwrap_or_default()),
@@ -172,12 +214,13 @@ impl Objects {
         Listener {
             spec: spec.clone(),
             host,
-            kinds,
-            accepted,
+            kinds: kinds_of(spec).0,
+            accepted: Ok(()),
             conflict: None,
             is_reachable: true,
-            resolved: kinds_verdict.and(certificates_verdict),
-            certificates,
+            resolved: Ok(()),
+            certificates: Vec::new(),
+            clients: None,
             is_ordered: self.is_ordered(&owner),
             attached: 0,
             owner,
@@ -215,21 +258,39 @@ impl Objects {
                     continue;
                 }
             };
-            match secrets.get(&key) {
-                Some(SecretState::Good(certificate)) => found.push(certificate.clone()),
-                Some(SecretState::Bad(error, last)) => {
-                    found.extend(last.clone());
-                    verdict = invalid(format!("Secret {key}: {error}"));
-                }
-                Some(SecretState::Missing) => verdict = invalid(format!("Secret {key} does not exist")),
-                // It is looked for.
-                None => {}
+            let (certificate, fault) = look(secrets, &key);
+            found.extend(certificate);
+            if let Some(message) = fault {
+                verdict = invalid(message);
             }
         }
         (found, verdict)
     }
 
-    fn secret_key(&self, owner: &Owner, reference: &ObjectRef) -> Result<Key, Fault> {
+    /// What a Gateway presents to endpoints. One whose last certificate still serves presents that.
+    fn identity(
+        &self,
+        key: &Key,
+        gateway: &Gateway,
+        secrets: &SecretStates,
+    ) -> (Option<Arc<Certificate>>, Result<(), Fault>) {
+        let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+        let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_ref()) else {
+            return (None, Ok(()));
+        };
+        let invalid = |message: String| Fault::new("InvalidClientCertificateRef", message);
+        match self.secret_key(&Owner::Gateway(key.clone()), reference) {
+            Ok(key) => {
+                let (certificate, fault) = look(secrets, &key);
+                (certificate, fault.map_or(Ok(()), |message| Err(invalid(message))))
+            }
+            Err(Fault { reason: "InvalidCertificateRef", message }) => (None, Err(invalid(message))),
+            Err(fault) => (None, Err(fault)),
+        }
+    }
+
+    /// The Secret that a reference names and may name.
+    pub(super) fn secret_key(&self, owner: &Owner, reference: &ObjectRef) -> Result<Key, Fault> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Secret");
         if !group.is_empty() || kind != "Secret" {
@@ -245,27 +306,6 @@ impl Objects {
                 format!("no ReferenceGrant allows Secret {namespace}/{}", reference.name),
             )),
         }
-    }
-
-    /// The Secrets that listeners name and may name.
-    pub(crate) fn secrets(&self) -> Vec<Key> {
-        let of_gateways = self.gateways.iter().map(|(key, gateway)| {
-            (Owner::Gateway(key.clone()), gateway.spec.gateway_class_name.as_str(), &gateway.spec.listeners)
-        });
-        let of_sets = self.listener_sets.iter().filter_map(|(key, set)| {
-            let parent = &set.spec.parent_ref;
-            let namespace = parent.namespace.as_deref().unwrap_or(namespace_of(key));
-            let gateway = self.gateways.get(format!("{namespace}/{}", parent.name).as_str())?;
-            let class = gateway.spec.gateway_class_name.as_str();
-            Some((Owner::ListenerSet(key.clone()), class, &set.spec.listeners))
-        });
-        let mut found = Vec::new();
-        for (owner, _, listeners) in of_gateways.chain(of_sets).filter(|(_, class, _)| self.is_ours(class)) {
-            let refs =
-                listeners.iter().flat_map(|spec| spec.tls.iter().flat_map(|tls| &tls.certificate_refs));
-            found.extend(refs.filter_map(|reference| self.secret_key(&owner, reference).ok()));
-        }
-        found
     }
 
     /// Whether objects of a namespace may attach to one of `home`.
@@ -299,12 +339,34 @@ pub(super) fn terminates(spec: &ListenerSpec) -> bool {
     }
 }
 
-fn asks_for_client_certificates(gateway: &Gateway, port: u16) -> bool {
-    let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
-    frontend.is_some_and(|frontend| {
-        let of_port = frontend.per_port.iter().find(|of_port| of_port.port == port);
-        of_port.map_or(&frontend.default, |of_port| &of_port.tls).validation.is_some()
-    })
+/// The certificate of a Secret, and what is wrong with it. Neither: the Secret is looked for.
+fn look(secrets: &SecretStates, key: &Key) -> (Option<Arc<Certificate>>, Option<String>) {
+    let Some(state) = secrets.get(key) else { return (None, None) };
+    let Some(state) = state.certificate() else {
+        return (None, Some(format!("Secret {key} does not exist")));
+    };
+    (state.in_force().cloned(), state.error().map(|error| format!("Secret {key}: {error}")))
+}
+
+/// The kinds of routes for a protocol.
+fn served_kinds(protocol: &str) -> &'static [&'static str] {
+    match protocol {
+        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
+        "TLS" => &["TLSRoute"],
+        "TCP" => &["TCPRoute"],
+        "UDP" => &["UDPRoute"],
+        _ => &[],
+    }
+}
+
+fn is_served(spec: &ListenerSpec) -> Result<(), Fault> {
+    match served_kinds(&spec.protocol).is_empty() {
+        false => Ok(()),
+        true => {
+            let message = format!("the protocol {} is not served", spec.protocol);
+            Err(Fault::new("UnsupportedProtocol", message))
+        }
+    }
 }
 
 fn matches(selector: &LabelSelector, labels: &std::collections::BTreeMap<String, String>) -> bool {
@@ -325,7 +387,8 @@ fn matches(selector: &LabelSelector, labels: &std::collections::BTreeMap<String,
         })
 }
 
-fn kinds_of(spec: &ListenerSpec, served: &[&'static str]) -> (Vec<&'static str>, Result<(), Fault>) {
+fn kinds_of(spec: &ListenerSpec) -> (Vec<&'static str>, Result<(), Fault>) {
+    let served = served_kinds(&spec.protocol);
     let asked = spec.allowed_routes.as_ref().map(|routes| routes.kinds.as_slice()).unwrap_or_default();
     if asked.is_empty() {
         return (served.to_vec(), Ok(()));

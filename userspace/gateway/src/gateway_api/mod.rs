@@ -6,7 +6,10 @@
 
 mod acme;
 mod attached;
+mod authority_refs;
+mod backend_tls;
 mod backends;
+mod client_validation;
 mod conditions;
 mod definitions;
 mod filters;
@@ -16,6 +19,7 @@ mod hosts;
 mod http_rules;
 pub mod kinds;
 mod listeners;
+mod named;
 mod objects;
 mod parents;
 mod policies;
@@ -27,6 +31,9 @@ mod statuses;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use authority_refs::Inputs;
+pub(crate) use backend_tls::{BackendPolicies, PortTls};
+pub(crate) use backends::PortKey;
 pub use definitions::{definitions, is_older};
 pub use objects::{CONTROLLER, Objects};
 pub use publish::{Publication, key_of_value};

@@ -45,6 +45,8 @@ pub struct Objects {
     pub(super) pools: BTreeMap<Key, Arc<LoadBalancerPool>>,
     /// Routes of HTTP and of gRPC that changed, by kind and key.
     changed: BTreeSet<RouteKey>,
+    /// BackendTLSPolicies changed, on which no route depends.
+    are_policies_changed: bool,
     /// Rises with each other change that routing depends on.
     revision: u64,
 }
@@ -104,6 +106,10 @@ fn grpc(objects: &mut Objects, key: &Key) {
     objects.changed.insert(("GRPCRoute", key.clone()));
 }
 
+fn policies(objects: &mut Objects, _: &Key) {
+    objects.are_policies_changed = true;
+}
+
 impl Objects {
     objects! {
         GatewayClass: classes, apply_class, delete_class, keep_classes, all;
@@ -115,7 +121,7 @@ impl Objects {
         TcpRoute: tcp_routes, apply_tcp_route, delete_tcp_route, keep_tcp_routes, all;
         UdpRoute: udp_routes, apply_udp_route, delete_udp_route, keep_udp_routes, all;
         ReferenceGrant: grants, apply_grant, delete_grant, keep_grants, all;
-        BackendTlsPolicy: policies, apply_policy, delete_policy, keep_policies, all;
+        BackendTlsPolicy: policies, apply_policy, delete_policy, keep_policies, policies;
         LoadBalancerPool: pools, apply_pool, delete_pool, keep_pools, all;
     }
 
@@ -183,6 +189,11 @@ impl Objects {
 
     pub(crate) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Whether BackendTLSPolicies changed since the last call.
+    pub(crate) fn take_changed_policies(&mut self) -> bool {
+        std::mem::take(&mut self.are_policies_changed)
     }
 
     /// Routes of HTTP and of gRPC that changed since the last call.

@@ -1,9 +1,10 @@
-//! Statuses of BackendTLSPolicies: they have no effect, and their statuses say so. PURE.
+//! Statuses of BackendTLSPolicies. PURE.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::backend_tls::{PolicyVerdict, targets};
 use super::conditions::{Condition, stored};
 use super::grants::{name_of, namespace_of};
 use super::kinds::GROUP;
@@ -18,20 +19,13 @@ impl Objects {
     /// Each Gateway with a route to a target of the policy is an ancestor.
     pub(super) fn policy_updates(&self, routing: &Routing, now: &str, all: &mut Vec<StatusUpdate>) {
         for (key, policy) in &self.policies {
-            let targets = policy.spec.target_refs.iter();
-            let targets: BTreeSet<Key> = targets
-                .filter(|target| target.group.is_empty() && target.kind == "Service")
-                .map(|target| format!("{}/{}", namespace_of(key), target.name).into())
-                .collect();
-            let routes = routing.routes.values().filter(|route| !route.services.is_disjoint(&targets));
-            let attachments = routes.flat_map(|route| &route.parents).flat_map(|parent| &parent.attachments);
-            let gateways: BTreeSet<usize> = attachments.map(|attachment| attachment.gateway).collect();
+            let Some(verdict) = routing.policies.verdict(key) else { continue };
+            let services: BTreeSet<Key> = targets(key, &policy.spec).map(|(service, _)| service).collect();
             let old = &policy.status;
             let generation = policy.metadata.generation.unwrap_or_default();
             let mut ancestors = foreign(old, "ancestors");
-            for gateway in gateways {
-                let gateway = &routing.gateways[gateway].key;
-                ancestors.push(ancestor(gateway, old, generation, now));
+            for gateway in routing.gateways_to(&services) {
+                ancestors.push(ancestor(gateway, verdict, old, generation, now));
             }
             ancestors.truncate(MAX_ANCESTORS);
             if !ancestors.is_empty() || !old["ancestors"].is_null() {
@@ -42,7 +36,20 @@ impl Objects {
     }
 }
 
-fn ancestor(gateway: &Key, old: &Value, generation: i64, now: &str) -> Value {
+impl Routing {
+    /// Gateways with a listener whose requests, or what is said inside its TLS, go to one of the Services.
+    fn gateways_to(&self, services: &BTreeSet<Key>) -> BTreeSet<&Key> {
+        let routes = self.routes.values().filter(|route| !route.services.is_disjoint(services));
+        let attachments = routes.flat_map(|route| &route.parents).flat_map(|parent| &parent.attachments);
+        let gateways = attachments.filter_map(|attachment| {
+            let gateway = &self.gateways[attachment.gateway];
+            gateway.listeners[attachment.listener].reads().then_some(&gateway.key)
+        });
+        gateways.collect()
+    }
+}
+
+fn ancestor(gateway: &Key, verdict: &PolicyVerdict, old: &Value, generation: i64, now: &str) -> Value {
     let reference = json!({
         "group": GROUP, "kind": "Gateway", "namespace": namespace_of(gateway), "name": name_of(gateway),
     });
@@ -50,9 +57,10 @@ fn ancestor(gateway: &Key, old: &Value, generation: i64, now: &str) -> Value {
     let known =
         known.find(|known| known["controllerName"] == CONTROLLER && known["ancestorRef"] == reference);
     let before = known.map_or(&Value::Null, |known| &known["conditions"]);
-    let refused = Condition::no("Accepted", "Unsupported", "connections to backends are not encrypted");
+    let conditions =
+        [Condition::of("Accepted", &verdict.accepted), Condition::of("ResolvedRefs", &verdict.resolved)];
     json!({
         "ancestorRef": reference, "controllerName": CONTROLLER,
-        "conditions": stored(&[refused], before, generation, now),
+        "conditions": stored(&conditions, before, generation, now),
     })
 }

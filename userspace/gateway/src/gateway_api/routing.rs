@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::attached::{Attached, Made, Place};
+use super::attached::{Attached, Made, Place, Streams};
+use super::authority_refs::Inputs;
+use super::backend_tls::BackendPolicies;
 use super::backends::{Backends, Resolver};
+use super::client_validation::ClientChecks;
 use super::conditions::Fault;
 use super::kinds::{BackendRef, GrpcRoute, HttpRoute, StreamRule};
 use super::listeners::{GatewayListeners, age};
@@ -13,7 +16,7 @@ use super::parents::{ParentVerdict, RouteHead};
 use super::{grpc, http_rules};
 use crate::config::{Listener, Part, StreamRoute, TlsAction, TlsServer, TlsServers};
 use crate::counters::RouteCounters;
-use crate::ingress::states::{SecretStates, ServiceStates};
+use crate::ingress::states::ServiceStates;
 use crate::routing::{HostPattern, HostTable};
 
 /// Backends that may be added before all is compiled again: those that no route leads to any more are found then.
@@ -33,6 +36,10 @@ pub(crate) struct Routing {
     /// Ports whose packets go straight to endpoints: Gateway, port, protocol, and the backends.
     pub(super) direct: Vec<(Key, u16, &'static str, Vec<DirectPart>)>,
     pub(crate) backends: Backends,
+    checks: ClientChecks,
+    pub(crate) policies: BackendPolicies,
+    /// Services whose endpoints are spoken to in another way than when they were last taken.
+    changed_backends: BTreeSet<Key>,
     /// Backends when all was compiled.
     compiled_backends: usize,
 }
@@ -73,14 +80,17 @@ impl Routing {
     pub(crate) fn compile(
         objects: &mut Objects,
         services: &ServiceStates,
-        secrets: &SecretStates,
+        inputs: Inputs<'_>,
         first: usize,
         old: Option<Routing>,
     ) -> Routing {
         objects.take_changed();
-        let known = old.map(|old| old.routes).unwrap_or_default();
-        let (gateways, backends) = (objects.listeners(secrets), Backends::new(first));
-        let mut routing = Routing { gateways, backends, ..Routing::default() };
+        let Routing { routes: known, mut checks, policies, changed_backends, .. } = old.unwrap_or_default();
+        let (gateways, backends) = (objects.listeners(inputs, &mut checks), Backends::new(first));
+        checks.forget_unused();
+        let mut routing =
+            Routing { gateways, backends, checks, policies, changed_backends, ..Routing::default() };
+        routing.take_policies(objects, inputs);
         let mut places = BTreeSet::new();
         for candidate in objects.candidates() {
             let key = (candidate.head.kind, candidate.head.key.clone());
@@ -131,13 +141,24 @@ impl Routing {
         self.open();
     }
 
-    /// Takes the certificates of all listeners as they are now. No route depends on them.
-    pub(crate) fn renew_certificates(&mut self, objects: &Objects, secrets: &SecretStates) {
-        for listener in self.gateways.iter_mut().flat_map(|gateway| &mut gateway.listeners) {
-            let now = objects.listener(listener.owner.clone(), &listener.spec, secrets);
-            (listener.certificates, listener.resolved) = (now.certificates, now.resolved);
+    /// Takes what Gateways and their listeners name as it is now. No route depends on it.
+    pub(crate) fn look_up(&mut self, objects: &Objects, inputs: Inputs<'_>) {
+        for gateway in &mut self.gateways {
+            objects.look_up(gateway, inputs, &mut self.checks);
         }
+        self.take_policies(objects, inputs);
         self.open();
+    }
+
+    fn take_policies(&mut self, objects: &Objects, inputs: Inputs<'_>) {
+        let policies = objects.backend_policies(inputs, &self.policies);
+        self.changed_backends.extend(policies.changed(&self.policies));
+        self.policies = policies;
+    }
+
+    /// Services whose endpoints are spoken to in another way than at the last call.
+    pub(crate) fn take_changed_backends(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.changed_backends)
     }
 
     pub(crate) fn counters(&self) -> impl Iterator<Item = &Arc<RouteCounters>> {
@@ -167,6 +188,7 @@ impl Routing {
             kind,
             route: key,
             protocol: candidate.protocol,
+            is_as_is: false,
             verdict: Ok(()),
             reached: BTreeSet::new(),
             read: BTreeSet::new(),
@@ -174,7 +196,7 @@ impl Routing {
         let made = match candidate.rules {
             Rules::Http(rules) => http_rules::compile(rules, &counters, &mut resolver).map(Made::Rules),
             Rules::Grpc(rules) => grpc::compile(rules, &counters, &mut resolver).map(Made::Rules),
-            Rules::Stream(rules) => Ok(Made::Stream(stream(rules, &counters, &mut resolver))),
+            Rules::Stream(rules) => Ok(Made::Stream(streams(rules, &counters, &mut resolver))),
         };
         let (resolved, services, read) = (resolver.verdict, resolver.reached, resolver.read);
         let (made, accepted) = match made {
@@ -217,7 +239,8 @@ impl Routing {
                         hosts.entry(port.clone()).or_default().entry(listener.host.clone(), || table);
                         if listener.spec.protocol == "HTTPS" {
                             let certificates = listener.certificates.clone();
-                            let server = TlsServer { certificates, clients: None, action: TlsAction::Http };
+                            let clients = listener.clients.clone();
+                            let server = TlsServer { certificates, clients, action: TlsAction::Http };
                             let table = tls.entry(port).or_default();
                             table.entry(listener.host.clone(), || Arc::new(server));
                         }
@@ -228,7 +251,8 @@ impl Routing {
                                 true => (Vec::new(), TlsAction::Passthrough(stream)),
                                 false => (listener.certificates.clone(), TlsAction::Terminate(stream)),
                             };
-                            let server = TlsServer { certificates, clients: None, action };
+                            let server =
+                                TlsServer { certificates, clients: listener.clients.clone(), action };
                             tls.entry(port.clone()).or_default().entry(host, || Arc::new(server));
                         }
                     }
@@ -258,12 +282,13 @@ impl Routing {
     ) {
         let ports: BTreeSet<_> = hosts.keys().chain(tls.keys()).chain(streams.keys()).cloned().collect();
         for port in ports {
+            let of_port = self.gateways.iter().find(|gateway| gateway.key == port.0);
             let listener = Listener {
                 public_port: port.1,
                 hosts: Arc::new(hosts.remove(&port).unwrap_or_default()),
                 tls: tls.remove(&port).map(|servers| Arc::new(TlsServers::new(servers))),
                 stream: streams.remove(&port),
-                identity: None,
+                identity: of_port.and_then(|gateway| gateway.identity.clone()),
             };
             self.ports.insert(port, listener);
         }
@@ -272,6 +297,13 @@ impl Routing {
 
 /// A backend's index, and its weight.
 pub(super) type DirectPart = (usize, u32);
+
+fn streams(rules: &[StreamRule], counters: &Arc<RouteCounters>, resolver: &mut Resolver<'_>) -> Streams {
+    // Only TLS may end here.
+    let inside = (resolver.kind == "TLSRoute").then(|| stream(rules, counters, resolver)).flatten();
+    resolver.is_as_is = true;
+    Streams { as_is: stream(rules, counters, resolver), inside }
+}
 
 /// The backends of a route's connections: those of its first rule, as there is nothing to match.
 fn stream(

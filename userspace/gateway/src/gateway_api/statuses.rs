@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
+use super::client_validation::is_insecure;
 use super::conditions::{Condition, Fault, stored};
 use super::kinds::{GROUP, ParentRef};
 use super::listeners::{GatewayListeners, Listener, Owner};
@@ -16,10 +17,15 @@ use super::routing::{RouteResult, Routing};
 
 /// Every feature of the public conformance suite that is served, in alphabetical order.
 const FEATURES: &[&str] = &[
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
     "GatewayAddressEmpty",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructurePropagation",
@@ -230,7 +236,27 @@ fn gateway_conditions(
     } else {
         Condition::yes("Programmed", "Programmed")
     };
-    vec![accepted, programmed]
+    let mut all = vec![accepted, programmed, Condition::of("ResolvedRefs", &resolved(gateway))];
+    if is_insecure(&gateway.gateway) {
+        let message = "clients without a certificate that verifies are let in".to_owned();
+        let insecure = Condition::yes("InsecureFrontendValidationMode", "ConfigurationChanged");
+        all.push(Condition { message, ..insecure });
+    }
+    all
+}
+
+/// What is wrong with what a Gateway names, or else that something is with what its own listeners name.
+fn resolved(gateway: &GatewayListeners) -> Result<(), Fault> {
+    let owner = Owner::Gateway(gateway.key.clone());
+    let own = of_owner(gateway, &owner);
+    let unresolved = own.iter().find(|listener| listener.resolved.is_err());
+    gateway.identity_verdict.clone().and(match unresolved {
+        None => Ok(()),
+        Some(listener) => {
+            let message = format!("listener {} names what it cannot have", listener.spec.name);
+            Err(Fault::new("ListenersNotResolved", message))
+        }
+    })
 }
 
 fn set_conditions(

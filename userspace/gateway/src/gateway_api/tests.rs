@@ -1,6 +1,7 @@
 //! From objects to routes and statuses.
 
 mod changes;
+mod tls;
 
 use std::time::Duration;
 
@@ -9,8 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::kinds::{
-    BackendTlsPolicy, Gateway, GatewayClass, HttpRoute, ListenerSet, LoadBalancerPool, ReferenceGrant,
-    TcpRoute, UdpRoute,
+    Gateway, GatewayClass, HttpRoute, ListenerSet, LoadBalancerPool, ReferenceGrant, TcpRoute, UdpRoute,
 };
 use crate::config::{Config, Route};
 use crate::ingress::{Index, Ports};
@@ -320,39 +320,6 @@ fn a_listener_set_without_a_listener_that_serves_is_not_accepted() {
         said(&index, "ListenerSet", "/listeners/0/conditions", "ResolvedRefs"),
         "False/RefNotPermitted"
     );
-}
-
-#[test]
-fn a_listener_whose_clients_should_have_certificates_lets_nobody_in() {
-    let tls = json!({"certificateRefs": [{"name": "cert"}]});
-    let listeners = json!([{"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls}]);
-    let validation = json!({"validation": {"caCertificateRefs": [{"name": "ca", "kind": "ConfigMap"}]}});
-    for (frontend, accepted) in [
-        (json!({"default": validation}), "False/UnsupportedValue"),
-        (json!({"default": {}, "perPort": [{"port": 443, "tls": validation}]}), "False/UnsupportedValue"),
-        (json!({"default": {}, "perPort": [{"port": 444, "tls": validation}]}), "True/Accepted"),
-        (json!({"default": validation, "perPort": [{"port": 443, "tls": {}}]}), "True/Accepted"),
-    ] {
-        let mut index = index();
-        let spec = json!({"gatewayClassName": "skep", "listeners": listeners, "tls": {"frontend": frontend}});
-        index.gateway_api().apply_gateway(&object::<Gateway>("a/main", spec));
-        index.compile(0);
-        assert_eq!(said(&index, "Gateway", "/listeners/0/conditions", "Accepted"), accepted, "{frontend}");
-    }
-}
-
-#[test]
-fn a_policy_that_has_no_effect_says_so_at_each_gateway_that_leads_to_its_target() {
-    let mut index = index();
-    gateway(&mut index, "a/main", json!([{"name": "http", "port": 80, "protocol": "HTTP"}]));
-    let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "validation": {"hostname": "x"}});
-    index.gateway_api().apply_policy(&object::<BackendTlsPolicy>("a/policy", spec));
-    index.compile(0);
-    assert_eq!(said(&index, "BackendTLSPolicy", "/ancestors/0/conditions", "Accepted"), "-/-");
-    let rules = json!([{"backendRefs": [{"name": "web", "port": 80}]}]);
-    http_route(&mut index, "a/one", json!({"parentRefs": [{"name": "main"}], "rules": rules}));
-    index.compile(0);
-    assert_eq!(said(&index, "BackendTLSPolicy", "/ancestors/0/conditions", "Accepted"), "False/Unsupported");
 }
 
 #[test]

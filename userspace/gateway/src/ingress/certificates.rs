@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::facts::IngressFacts;
 use super::problem::Problem;
-use super::states::{SecretState, SecretStates};
+use super::states::SecretStates;
 use crate::certificate::{Certificate, Stapled};
 use crate::config::{TlsAction, TlsServer, TlsServers};
 use crate::routing::{HostPattern, HostTable};
@@ -65,20 +65,14 @@ impl Builder {
     fn add(&mut self, secrets: &SecretStates, key: &Arc<str>, facts: &IngressFacts) {
         for tls in &facts.tls {
             let Some(secret) = &tls.secret else { continue };
-            let certificate = match secrets.get(secret) {
-                Some(SecretState::Good(certificate)) => Some(certificate),
-                Some(SecretState::Bad(error, last)) => {
-                    self.problems.push(Problem::bad_secret(key, secret, error));
-                    last.as_ref()
-                }
-                Some(SecretState::Missing) => {
-                    self.problems.push(Problem::no_secret(key, secret));
-                    None
-                }
-                // It was not looked for yet.
-                None => None,
+            // It was not looked for yet.
+            let Some(state) = secrets.get(secret) else { continue };
+            let Some(state) = state.certificate() else {
+                self.problems.push(Problem::no_secret(key, secret));
+                continue;
             };
-            let Some(certificate) = certificate else { continue };
+            self.problems.extend(state.error().map(|error| Problem::bad_secret(key, secret, error)));
+            let Some(certificate) = state.in_force() else { continue };
             match certificate.not_after {
                 at if at <= self.now => self.problems.push(Problem::expired(key, secret, at)),
                 at => self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at))),

@@ -27,7 +27,7 @@ pub(crate) struct PortFacts {
     number: i32,
     is_udp: bool,
     /// Empty for the only port of a Service.
-    pub(super) name: Box<str>,
+    pub(crate) name: Box<str>,
     pub(crate) protocol: Protocol,
 }
 

@@ -25,21 +25,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 pub use problem::Problem;
 
 use crate::acme::Challenges;
-use crate::certificate::{Certificate, CertificateError};
 use crate::config::{Backend, Config, Listener, Protocol, Routes};
-use crate::gateway_api::{self, Publication, StatusUpdate};
+use crate::gateway_api::{self, PortKey, PortTls, Publication, StatusUpdate};
 use crate::routing::HostTable;
 use certificates::Certificates;
 use endpoints::{ServiceFacts, SliceFacts};
 use facts::{IngressFacts, PortName};
-use states::{SecretState, SecretStates, ServiceStates, key_of};
+use states::{ConfigMapState, ConfigMapStates, SecretState, SecretStates, ServiceStates, key_of};
 use units::Units;
 use users::Users;
 
@@ -65,6 +64,7 @@ pub struct Index {
     slices: HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
     service_of_slice: HashMap<Arc<str>, Arc<str>>,
     secrets: SecretStates,
+    config_maps: ConfigMapStates,
     /// Secrets of users.
     users: HashMap<Arc<str>, Users>,
     challenges: Arc<Challenges>,
@@ -76,10 +76,10 @@ pub struct Index {
     gateway_routing: Option<((u64, usize), gateway_api::Routing)>,
     /// Services that changed since that was made.
     changed_services: BTreeSet<Arc<str>>,
-    /// A Secret that a listener names changed since that was made.
-    are_listeners_stale: bool,
+    /// A Secret or a ConfigMap that Gateways or policies name changed since that was made.
+    are_inputs_stale: bool,
     /// Of Gateway API, by Service and port, until one of these changes.
-    gateway_backends: HashMap<Arc<str>, BTreeMap<u16, Arc<Backend>>>,
+    gateway_backends: HashMap<Arc<str>, BTreeMap<PortKey, Arc<Backend>>>,
 }
 
 /// What [`Index::compile`] makes.
@@ -101,6 +101,7 @@ impl Index {
             slices: HashMap::new(),
             service_of_slice: HashMap::new(),
             secrets: HashMap::new(),
+            config_maps: HashMap::new(),
             users: HashMap::new(),
             challenges: Arc::default(),
             units: Units::default(),
@@ -108,7 +109,7 @@ impl Index {
             gateway_api: gateway_api::Objects::default(),
             gateway_routing: None,
             changed_services: BTreeSet::new(),
-            are_listeners_stale: false,
+            are_inputs_stale: false,
             gateway_backends: HashMap::new(),
         }
     }
@@ -230,29 +231,7 @@ impl Index {
 
     /// What was found of a Secret of [`Index::secrets`] at `now`, in seconds since 1970; `None`: there is none.
     pub fn apply_secret(&mut self, key: &Arc<str>, secret: Option<&Secret>, now: i64) {
-        let old = match self.secrets.remove(key) {
-            Some(SecretState::Good(last) | SecretState::Bad(_, Some(last))) => Some(last),
-            _ => None,
-        };
-        let state = secret.map_or(SecretState::Missing, |secret| {
-            let data = |name| secret.data.as_ref().and_then(|data| data.get(name));
-            let bytes = |name| data(name).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
-            match Certificate::parse(bytes("tls.crt"), bytes("tls.key")) {
-                Ok(certificate) => {
-                    let certificate = match data("tls.ocsp-staple") {
-                        Some(response) => certificate.stapled(&response.0),
-                        None => certificate,
-                    };
-                    match old.filter(|old| certificate.not_after <= now && old.not_after > now) {
-                        Some(old) => {
-                            SecretState::Bad(CertificateError::Expired(certificate.not_after), Some(old))
-                        }
-                        None => SecretState::Good(Arc::new(certificate)),
-                    }
-                }
-                Err(error) => SecretState::Bad(error, old),
-            }
-        });
+        let state = SecretState::parse(secret, self.secrets.remove(key), now);
         match secret.and_then(|secret| secret.data.clone()) {
             Some(data) if !data.contains_key("tls.crt") => {
                 drop(self.users.insert(key.clone(), Users::new(data)))
@@ -262,7 +241,21 @@ impl Index {
         self.secrets.insert(key.clone(), state);
         self.units.users_changed(key);
         self.certificates = None;
-        self.are_listeners_stale |= self.gateway_api.secrets().contains(key);
+        self.are_inputs_stale |= self.gateway_api.named().secrets.contains(key);
+    }
+
+    /// What was found of a ConfigMap of [`Index::config_maps`]; `None`: there is none.
+    pub fn apply_config_map(&mut self, key: &Arc<str>, config_map: Option<&ConfigMap>) {
+        let state = ConfigMapState::parse(config_map, self.config_maps.remove(key));
+        self.config_maps.insert(key.clone(), state);
+        self.are_inputs_stale |= self.gateway_api.named().config_maps.contains(key);
+    }
+
+    /// The ConfigMaps that the gateway's objects name. Others are forgotten.
+    pub fn config_maps(&mut self) -> BTreeSet<Arc<str>> {
+        let named = self.gateway_api.named().config_maps;
+        self.config_maps.retain(|key, _| named.contains(key));
+        named
     }
 
     /// What answers challenges of ACME.
@@ -276,7 +269,7 @@ impl Index {
             let users = facts.settings.users_of(key);
             facts.tls.iter().filter_map(|tls| tls.secret.clone()).chain(users.ok().flatten())
         });
-        let named: BTreeSet<_> = named.chain(self.gateway_api.secrets()).collect();
+        let named: BTreeSet<_> = named.chain(self.gateway_api.named().secrets).collect();
         self.secrets.retain(|key, _| named.contains(key));
         self.users.retain(|key, _| named.contains(key));
         named
@@ -328,31 +321,30 @@ impl Index {
         let first = config.backends.len();
         let made_from = (self.gateway_api.revision(), first);
         let changed = std::mem::take(&mut self.changed_services);
-        let are_listeners_stale = std::mem::take(&mut self.are_listeners_stale);
-        let routing = match self.gateway_routing.take() {
+        let are_inputs_stale = std::mem::take(&mut self.are_inputs_stale);
+        let are_inputs_stale = self.gateway_api.take_changed_policies() || are_inputs_stale;
+        let inputs = gateway_api::Inputs { secrets: &self.secrets, config_maps: &self.config_maps };
+        let mut routing = match self.gateway_routing.take() {
             Some((known, mut routing)) if known == made_from && routing.can_update(&changed) => {
                 routing.update(&mut self.gateway_api, &self.services, &changed);
-                if are_listeners_stale {
-                    routing.renew_certificates(&self.gateway_api, &self.secrets);
+                if are_inputs_stale {
+                    routing.look_up(&self.gateway_api, inputs);
                 }
                 routing
             }
             old => {
                 let old = old.map(|(_, routing)| routing);
-                gateway_api::Routing::compile(
-                    &mut self.gateway_api,
-                    &self.services,
-                    &self.secrets,
-                    first,
-                    old,
-                )
+                gateway_api::Routing::compile(&mut self.gateway_api, &self.services, inputs, first, old)
             }
         };
-        for (service, port) in &routing.backends.all {
-            let made = self.gateway_backends.get(service).and_then(|of_service| of_service.get(port));
-            let made = made.cloned().unwrap_or_else(|| self.gateway_backend(service, *port));
+        for service in routing.take_changed_backends() {
+            self.gateway_backends.remove(&service);
+        }
+        for key in &routing.backends.all {
+            let made = self.gateway_backends.get(&key.service).and_then(|of_service| of_service.get(key));
+            let made = made.cloned().unwrap_or_else(|| self.gateway_backend(key, &routing.policies));
             config.backends.push(made.clone());
-            self.gateway_backends.entry(service.clone()).or_default().insert(*port, made);
+            self.gateway_backends.entry(key.service.clone()).or_default().insert(key.clone(), made);
         }
         config.counters.extend(routing.counters().cloned());
         for ((gateway, port), listener) in &routing.ports {
@@ -364,15 +356,24 @@ impl Index {
         self.gateway_routing = Some((made_from, routing));
     }
 
-    fn gateway_backend(&self, service: &Arc<str>, number: u16) -> Arc<Backend> {
-        let (mut protocol, mut endpoints) = (Protocol::Http1, Vec::new());
+    fn gateway_backend(&self, key: &PortKey, policies: &gateway_api::BackendPolicies) -> Arc<Backend> {
+        let PortKey { service, port: number, is_as_is } = key;
+        let (mut protocol, mut tls, mut endpoints) = (Protocol::Http1, None, Vec::new());
         if let Some(facts) = self.services.get(service)
-            && let Some(port) = facts.port_of(&PortName::Number(number.into()), "")
+            && let Some(port) = facts.port_of(&PortName::Number((*number).into()), "")
         {
             protocol = port.protocol;
             endpoints = facts.endpoints(port, self.slices.get(service));
+            match policies.of(service, &port.name).filter(|_| !is_as_is) {
+                None => {}
+                Some(PortTls::Over(found)) => tls = Some(found.clone()),
+                // Nothing goes there in the clear.
+                Some(PortTls::Refused) => endpoints.clear(),
+            }
         }
-        Arc::new(Backend { name: format!("{service}:{number}").into(), protocol, tls: None, endpoints })
+        let suffix = if *is_as_is { "/stream" } else { "" };
+        let name = format!("{service}:{number}{suffix}").into();
+        Arc::new(Backend { name, protocol, tls, endpoints })
     }
 
     /// A Service or one of its slices changed.
@@ -393,7 +394,7 @@ impl Index {
         let endpoints = |at: usize| {
             let backend = at.checked_sub(routing.backends.first).and_then(|at| routing.backends.all.get(at));
             backend
-                .map(|(service, port)| self.gateway_backend(service, *port).endpoints.clone())
+                .map(|key| self.gateway_backend(key, &routing.policies).endpoints.clone())
                 .unwrap_or_default()
         };
         let wanted = self.gateway_api.publications(routing, &endpoints);

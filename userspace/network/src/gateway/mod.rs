@@ -1,13 +1,13 @@
-//! The node's gateway: Ingresses to the data plane, their Secrets, statuses and Events.
+//! The node's gateway: Ingresses and Gateways to the data plane, what they name, statuses and Events.
 //!
-//! In: informers' events, the Secrets that Ingresses name, where the data plane listens. Out: its configuration. Nothing is applied
-//! until every kind was listed and each Secret was looked for, so that no port opens and no certificate changes before the new one is
+//! In: informers' events, the Secrets and ConfigMaps that these name, where the data plane listens. Out: its configuration. Nothing is
+//! applied until every kind was listed and each of those was looked for, so that no port opens and no certificate changes before the new one is
 //! known; while the API server is away the last configuration stays in force.
 
 mod acme;
 mod challenges;
+mod inputs;
 mod publish;
-mod secrets;
 mod status;
 mod updates;
 
@@ -30,15 +30,15 @@ pub use updates::GatewaySubscriptions;
 
 use crate::condition::{self, Statement};
 use crate::events::{self, Report};
-use secrets::{Found, Secrets};
+use inputs::{Found, Inputs};
 use updates::Message;
 
 const QUEUE_LENGTH: usize = 1024;
 /// Between two configurations. The changes of this time are applied together.
 const APPLY_INTERVAL: Duration = Duration::from_millis(5);
-/// How long the first configuration waits for Secrets, and how long later ones wait for those that they name newly.
-const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
-const SECRETS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the first configuration waits for Secrets and ConfigMaps, and how long later ones wait for those that they name newly.
+const FIRST_INPUTS_TIMEOUT: Duration = Duration::from_secs(5);
+const INPUTS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the expiry of a certificate is waited for at once: the clock may be set meanwhile.
 const MIN_EXPIRY_WAIT: Duration = Duration::from_secs(1);
 const MAX_EXPIRY_WAIT: Duration = Duration::from_secs(3_600);
@@ -55,7 +55,7 @@ pub struct NodeGateway {
 }
 
 impl NodeGateway {
-    /// Follows the cluster until `stop` is cancelled. `node` acts as the node: it reads Secrets, and writes the Node's condition and
+    /// Follows the cluster until `stop` is cancelled. `node` acts as the node: it reads Secrets and ConfigMaps, and writes the Node's condition and
     /// Events. `cluster` writes statuses of Ingresses.
     pub async fn run(self, node: kube::Client, cluster: kube::Client, stop: CancellationToken) {
         let NodeGateway { node: name, gateway, ports, subscriptions, bound } = self;
@@ -70,10 +70,10 @@ impl NodeGateway {
         let engine = Engine {
             index: Index::new(ports),
             gateway,
-            secrets: Secrets::new(node.clone(), found_in),
+            inputs: Inputs::new(node.clone(), found_in),
             unlisted: updates::KINDS,
             is_applied: false,
-            secrets_deadline: None,
+            inputs_deadline: None,
             next_expiry: None,
             problems: problems_in,
             statuses: statuses_in,
@@ -95,12 +95,12 @@ impl NodeGateway {
 struct Engine {
     index: Index,
     gateway: Gateway,
-    secrets: Secrets,
+    inputs: Inputs,
     /// Kinds that have not been listed yet.
     unlisted: usize,
     is_applied: bool,
-    /// Of the configuration that waits for Secrets.
-    secrets_deadline: Option<Instant>,
+    /// Of the configuration that waits for Secrets and ConfigMaps.
+    inputs_deadline: Option<Instant>,
     /// When a certificate expires, in seconds since 1970.
     next_expiry: Option<i64>,
     problems: watch::Sender<Vec<Problem>>,
@@ -122,14 +122,14 @@ impl Engine {
                     Some(message) => self.take(message),
                     None => return,
                 },
-                Some(found) = found.recv() => self.take_secret(found, seconds_now()),
+                Some(found) = found.recv() => self.take_input(&found),
                 Ok(()) = challenges.changed() => {
                     self.index.apply_challenges(challenges.borrow_and_update().clone());
                 }
                 () = until(self.next_expiry), if self.next_expiry.is_some() => {}
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     last = Instant::now();
-                    due = self.wait_for_secrets(last);
+                    due = self.wait_for_inputs(last);
                     if due.is_none() {
                         self.apply();
                     }
@@ -140,11 +140,11 @@ impl Engine {
                 self.take(message);
             }
             while let Ok(found) = found.try_recv() {
-                self.take_secret(found, seconds_now());
+                self.take_input(&found);
             }
             if self.unlisted == 0 {
-                // A configuration that waits for Secrets goes on when they are there.
-                let waits = self.secrets.are_pending();
+                // A configuration that waits for inputs goes on when they are there.
+                let waits = self.inputs.are_pending();
                 due = if waits { due.or(Some(Instant::now())) } else { Some(last + APPLY_INTERVAL) };
             }
         }
@@ -157,24 +157,22 @@ impl Engine {
         }
     }
 
-    fn take_secret(&mut self, found: Found, now: i64) {
-        if self.secrets.take(&found) {
-            self.index.apply_secret(&found.key, found.secret.as_ref(), now);
-        }
+    fn take_input(&mut self, found: &Found) {
+        self.inputs.take(found, &mut self.index, seconds_now());
     }
 
-    /// Until when the configuration waits for Secrets that were not looked for yet. Each is waited for once.
-    fn wait_for_secrets(&mut self, now: Instant) -> Option<Instant> {
-        self.secrets.follow(&self.index.secrets());
-        if self.secrets.are_pending() {
-            let limit = if self.is_applied { SECRETS_TIMEOUT } else { FIRST_SECRETS_TIMEOUT };
-            let deadline = *self.secrets_deadline.get_or_insert(now + limit);
+    /// Until when the configuration waits for inputs that were not looked for yet. Each is waited for once.
+    fn wait_for_inputs(&mut self, now: Instant) -> Option<Instant> {
+        self.inputs.follow(&mut self.index);
+        if self.inputs.are_pending() {
+            let limit = if self.is_applied { INPUTS_TIMEOUT } else { FIRST_INPUTS_TIMEOUT };
+            let deadline = *self.inputs_deadline.get_or_insert(now + limit);
             if now < deadline {
                 return Some(deadline);
             }
         }
-        self.secrets.expect_no_more();
-        self.secrets_deadline = None;
+        self.inputs.expect_no_more();
+        self.inputs_deadline = None;
         None
     }
 
@@ -267,10 +265,10 @@ mod tests {
         Engine {
             index,
             gateway: Gateway::new(skep_gateway::Limits::of_descriptors(1_024), None),
-            secrets: Secrets::new(client, mpsc::channel(1).0),
+            inputs: Inputs::new(client, mpsc::channel(1).0),
             unlisted: 0,
             is_applied: true,
-            secrets_deadline: None,
+            inputs_deadline: None,
             next_expiry: None,
             problems: watch::channel(Vec::new()).0,
             statuses: watch::channel(BTreeMap::new()).0,
@@ -287,17 +285,17 @@ mod tests {
     async fn a_configuration_waits_once_for_the_secrets_that_it_names_newly() {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (mut engine, now) = (engine(&server), Instant::now());
-        assert_eq!(engine.wait_for_secrets(now), None);
+        assert_eq!(engine.wait_for_inputs(now), None);
         names_secret(&mut engine, "one");
-        let deadline = now + SECRETS_TIMEOUT;
-        assert_eq!(engine.wait_for_secrets(now), Some(deadline));
-        assert_eq!(engine.wait_for_secrets(now + SECRETS_TIMEOUT / 2), Some(deadline));
-        assert_eq!(engine.wait_for_secrets(deadline), None);
+        let deadline = now + INPUTS_TIMEOUT;
+        assert_eq!(engine.wait_for_inputs(now), Some(deadline));
+        assert_eq!(engine.wait_for_inputs(now + INPUTS_TIMEOUT / 2), Some(deadline));
+        assert_eq!(engine.wait_for_inputs(deadline), None);
         // It was waited for.
-        assert_eq!(engine.wait_for_secrets(deadline), None);
+        assert_eq!(engine.wait_for_inputs(deadline), None);
         names_secret(&mut engine, "two");
-        assert_eq!(engine.wait_for_secrets(deadline), Some(deadline + SECRETS_TIMEOUT));
-        engine.take_secret(Found { key: "ns/two".into(), secret: None }, 0);
-        assert_eq!(engine.wait_for_secrets(deadline), None);
+        assert_eq!(engine.wait_for_inputs(deadline), Some(deadline + INPUTS_TIMEOUT));
+        engine.take_input(&Found::Secret("ns/two".into(), None));
+        assert_eq!(engine.wait_for_inputs(deadline), None);
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::acme::Acme;
-use super::secrets::{Found, Secrets};
+use super::inputs::{Found, Inputs};
 use super::updates::{self, GatewaySubscriptions, Message};
 use crate::informers::Informers;
 
@@ -31,8 +31,8 @@ const QUEUE_LENGTH: usize = 1024;
 /// Between two looks at what should be written. The changes of this time are written together.
 const WRITE_INTERVAL: Duration = Duration::from_millis(50);
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the first statuses wait for Secrets.
-const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first statuses wait for Secrets and ConfigMaps.
+const FIRST_INPUTS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a definition may take until its kind is served.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub async fn publish_gateways(client: kube::Client, acme: Acme) {
     let (requests_in, requests) = watch::channel(Requests::default());
     let publisher = Publisher {
         index: Index::new(Ports::default()),
-        secrets: Secrets::new(client.clone(), found_in),
+        inputs: Inputs::new(client.clone(), found_in),
         client: client.clone(),
         written: HashMap::new(),
         applied: HashMap::new(),
@@ -112,7 +112,7 @@ fn is_established(definition: Option<&DynamicObject>) -> bool {
 
 struct Publisher {
     index: Index,
-    secrets: Secrets,
+    inputs: Inputs,
     client: kube::Client,
     /// The last status that was written of an object, and the version of the object after it.
     written: HashMap<(&'static str, Arc<str>), (Value, String)>,
@@ -132,11 +132,11 @@ impl Publisher {
                     Some(message) => self.take(message, &mut unlisted),
                     None => return,
                 },
-                Some(found) = found.recv() => self.take_secret(found),
+                Some(found) = found.recv() => self.take_input(&found),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.secrets.follow(&self.index.secrets());
-                    let deadline = *deadline.get_or_insert(Instant::now() + FIRST_SECRETS_TIMEOUT);
-                    due = match self.secrets.are_pending() && Instant::now() < deadline {
+                    self.inputs.follow(&mut self.index);
+                    let deadline = *deadline.get_or_insert(Instant::now() + FIRST_INPUTS_TIMEOUT);
+                    due = match self.inputs.are_pending() && Instant::now() < deadline {
                         true => Some(Instant::now() + WRITE_INTERVAL),
                         false if self.write().await => None,
                         false => Some(Instant::now() + RETRY_INTERVAL),
@@ -162,10 +162,8 @@ impl Publisher {
         }
     }
 
-    fn take_secret(&mut self, found: Found) {
-        if self.secrets.take(&found) {
-            self.index.apply_secret(&found.key, found.secret.as_ref(), super::seconds_now());
-        }
+    fn take_input(&mut self, found: &Found) {
+        self.inputs.take(found, &mut self.index, super::seconds_now());
     }
 
     /// Whether everything was written.

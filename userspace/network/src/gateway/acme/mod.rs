@@ -16,12 +16,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use skep_gateway::acme::{Attempts, Failure, Fault, Problem, Requests, Step, Stored, Wanted, plan};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::secrets::{Found, Secrets};
+use super::inputs::Named;
 use super::{MAX_EXPIRY_WAIT, QUEUE_LENGTH, seconds_now};
 use crate::events::{self, Report};
 use account::Accounts;
@@ -80,20 +81,23 @@ async fn refuse(mut requests: watch::Receiver<Requests>, problems: watch::Sender
     }
 }
 
+/// A Secret as it is now, by its key; `None`: it does not exist.
+type Found = (Arc<str>, Option<Secret>);
+
 struct Orders {
     client: kube::Client,
     settings: Arc<AcmeSettings>,
     accounts: Arc<Accounts>,
     published: Published,
     problems: watch::Sender<Vec<Problem>>,
-    secrets: Secrets,
+    secrets: Named<Secret, Found>,
     found: mpsc::Receiver<Found>,
     requests: Requests,
     /// What is known of the Secrets that are asked for.
     stored: HashMap<Arc<str>, Known>,
     attempts: HashMap<Arc<str>, Attempts>,
     renewals: Renewals,
-    orders: JoinSet<(Arc<str>, Result<k8s_openapi::api::core::v1::Secret, Failure>)>,
+    orders: JoinSet<(Arc<str>, Result<Secret, Failure>)>,
     questions: JoinSet<Suggestion>,
 }
 
@@ -113,7 +117,7 @@ impl Orders {
         let (settings, (found_in, found)) = (Arc::new(settings), mpsc::channel(QUEUE_LENGTH));
         Orders {
             accounts: Arc::new(Accounts::new(client.clone(), settings.clone())),
-            secrets: Secrets::new(client.clone(), found_in),
+            secrets: Named::new(client.clone(), found_in, |key, secret| (key, secret)),
             client,
             settings,
             published,
@@ -166,13 +170,13 @@ impl Orders {
         self.requests = requests;
     }
 
-    fn take(&mut self, found: Found) {
-        if self.secrets.take(&found) {
-            self.know(&found.key, found.secret.as_ref());
+    fn take(&mut self, (key, secret): Found) {
+        if self.secrets.take(&key) {
+            self.know(&key, secret.as_ref());
         }
     }
 
-    fn know(&mut self, key: &Arc<str>, secret: Option<&k8s_openapi::api::core::v1::Secret>) {
+    fn know(&mut self, key: &Arc<str>, secret: Option<&Secret>) {
         let version = secret.and_then(|secret| secret.metadata.resource_version.as_ref());
         let revision = version.and_then(|version| version.parse().ok()).unwrap_or_default();
         let is_old = |known: &Known| revision != 0 && revision < known.revision;
@@ -183,13 +187,7 @@ impl Orders {
         self.renewals.take(key, secret);
     }
 
-    fn ended(
-        &mut self,
-        ended: Result<
-            (Arc<str>, Result<k8s_openapi::api::core::v1::Secret, Failure>),
-            tokio::task::JoinError,
-        >,
-    ) {
+    fn ended(&mut self, ended: Result<(Arc<str>, Result<Secret, Failure>), tokio::task::JoinError>) {
         let (key, result) = match ended {
             Ok(ended) => ended,
             Err(error) => return tracing::error!(%error, "an order of ACME panicked"),
@@ -258,7 +256,7 @@ async fn issue(
     settings: Arc<AcmeSettings>,
     published: Published,
     wanted: Wanted,
-) -> (Arc<str>, Result<k8s_openapi::api::core::v1::Secret, Failure>) {
+) -> (Arc<str>, Result<Secret, Failure>) {
     let issued = order::obtain(&accounts, &published, &settings.pace, &wanted).await;
     let stored = match issued {
         Ok(issued) => {
