@@ -5,6 +5,7 @@
 //! nothing else.
 
 mod cni;
+mod inbox;
 mod message;
 mod retries;
 mod services;
@@ -31,6 +32,7 @@ use crate::problems::Problems;
 use crate::published::Publisher;
 use crate::{NetworkConfig, NetworkError, NetworkState};
 
+use inbox::Inbox;
 pub use message::{Add, Added, Call, CallError, Check, Message};
 use retries::Retries;
 
@@ -139,12 +141,13 @@ impl<D: Dataplane> Engine<D> {
     /// Runs until `stop` is cancelled or every sender of messages is gone.
     pub async fn run(
         &mut self,
-        mut messages: mpsc::Receiver<Message>,
+        messages: mpsc::Receiver<Message>,
         state: watch::Sender<NetworkState>,
         stop: CancellationToken,
     ) {
         let (in_force, mut questions) = services::questions();
         self.in_force = in_force;
+        let mut inbox = Inbox::new(messages);
         loop {
             self.publish_state(&state);
             let alarm = self.next_alarm();
@@ -157,9 +160,9 @@ impl<D: Dataplane> Engine<D> {
                     let _ = answer.send(self.planner.datagram_services());
                     continue;
                 }
-                message = messages.recv() => match message {
+                message = inbox.next() => match message {
                     None => return,
-                    Some(message) => self.gather(message, &mut messages).await,
+                    Some(message) => self.gather(message, &mut inbox).await,
                 },
                 () = sleep_until(wake), if alarm.is_some() => {}
             }
@@ -168,7 +171,7 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// Takes the messages of one coalesce window, so that a burst becomes one plan. A call of the plugin ends the window.
-    async fn gather(&mut self, first: Message, messages: &mut mpsc::Receiver<Message>) {
+    async fn gather(&mut self, first: Message, inbox: &mut Inbox<Message>) {
         let until = Instant::now() + self.config.coalesce_window;
         let mut next = Some(first);
         while let Some(message) = next {
@@ -191,7 +194,11 @@ impl<D: Dataplane> Engine<D> {
                     }
                 }
             }
-            next = timeout_at(until, messages.recv()).await.ok().flatten();
+            // Messages that are there already would never let the timer end the window.
+            next = match Instant::now() < until {
+                true => timeout_at(until, inbox.next()).await.ok().flatten(),
+                false => None,
+            };
         }
     }
 
