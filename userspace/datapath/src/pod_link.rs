@@ -10,10 +10,10 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use skep_abi::{POD_GATEWAY_V4, POD_GATEWAY_V6};
 
 use crate::big_tcp;
@@ -51,11 +51,10 @@ pub(crate) fn add(link: &PodLink, big_tcp: bool) -> Result<PodInterface, Datapat
     let netns = fs::File::open(&link.netns)
         .map_err(|source| DatapathError::Namespace { path: link.netns.clone(), source })?;
     let spec = link.clone();
-    let host = run(None, move |handle| async move { add_host_side(&handle, &spec, &netns).await })?;
+    let host = run(None, move |handle| async move { set_host_side(&handle, &spec, &netns).await })?;
     let spec = link.clone();
     let mac =
         run(Some(&link.netns), move |handle| async move { set_pod_side(&handle, &spec, host.mac).await })?;
-    host_sysctls(link)?;
     if big_tcp {
         big_tcp::raise(None, &link.host_ifname)?;
         big_tcp::raise(Some(&link.netns), &link.ifname)?;
@@ -72,55 +71,32 @@ struct Side {
     mac: [u8; 6],
 }
 
-/// Creates the pair and moves the pod's side into its namespace. Until then that side has a name derived from the host
-/// side's.
-async fn add_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Result<Side, DatapathError> {
+async fn set_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Result<Side, DatapathError> {
     let name = &link.host_ifname;
-    if let Some(found) = find(handle, name).await? {
-        return Ok(found);
-    }
-    let peer = peer_name(name);
-    let pair = LinkVeth::new(name, &peer).mtu(link.mtu).build();
-    handle.link().add(pair).execute().await.map_err(DatapathError::netlink(format!("add {name}")))?;
-    let moved = async {
-        let peer_index = require(handle, &peer).await?.index;
-        let to = LinkUnspec::new_with_index(peer_index).setns_by_fd(netns.as_raw_fd()).build();
-        handle.link().set(to).execute().await.map_err(DatapathError::netlink(format!("move {peer}")))?;
-        let host = require(handle, name).await?;
-        let up = LinkUnspec::new_with_index(host.index).mtu(link.mtu).up().build();
-        handle.link().set(up).execute().await.map_err(DatapathError::netlink(format!("bring {name} up")))?;
-        Ok(host)
-    };
-    match moved.await {
-        Ok(host) => Ok(host),
-        Err(error) => {
-            // An incomplete pair is removed; the first error is the one to report.
-            let _ = remove_link(handle, name).await;
-            Err(error)
+    let host = match find(handle, name).await? {
+        Some(found) => found,
+        None => {
+            add_pair(handle, link, netns).await?;
+            require(handle, name).await?
         }
-    }
+    };
+    host_sysctls(link)?;
+    let up = LinkUnspec::new_with_index(host.index).mtu(link.mtu).up().build();
+    handle.link().set(up).execute().await.map_err(DatapathError::netlink(format!("bring {name} up")))?;
+    Ok(host)
 }
 
-fn peer_name(host: &str) -> String {
-    let tail: String = host.chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect();
-    format!("p-{tail}")
+/// Creates the pair with the pod's side in its namespace: a move into it would take the kernel 20 ms.
+async fn add_pair(handle: &Handle, link: &PodLink, netns: &fs::File) -> Result<(), DatapathError> {
+    let name = &link.host_ifname;
+    let peer = LinkMessageBuilder::<LinkUnspec>::new().name(&link.ifname).mtu(link.mtu);
+    let peer = InfoData::Veth(InfoVeth::Peer(peer.setns_by_fd(netns.as_raw_fd()).build()));
+    let pair = LinkVeth::new(name, &link.ifname).set_info_data(peer).mtu(link.mtu).build();
+    handle.link().add(pair).execute().await.map_err(DatapathError::netlink(format!("add {name}")))
 }
 
 async fn set_pod_side(handle: &Handle, link: &PodLink, host_mac: [u8; 6]) -> Result<[u8; 6], DatapathError> {
-    let side = match find(handle, &link.ifname).await? {
-        Some(side) => side,
-        None => {
-            let side = require(handle, &peer_name(&link.host_ifname)).await?;
-            let named = LinkUnspec::new_with_index(side.index).name(link.ifname.clone()).build();
-            handle
-                .link()
-                .set(named)
-                .execute()
-                .await
-                .map_err(DatapathError::netlink("name the pod's interface"))?;
-            side
-        }
-    };
+    let side = require(handle, &link.ifname).await?;
     let up = LinkUnspec::new_with_index(side.index).mtu(link.mtu).up().build();
     handle.link().set(up).execute().await.map_err(DatapathError::netlink("bring the pod's interface up"))?;
     if let Some(lo) = get_link(handle, "lo").await? {
