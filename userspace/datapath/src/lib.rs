@@ -34,6 +34,7 @@ mod pace;
 mod pins;
 mod pod_link;
 mod program_log;
+mod program_pins;
 mod route;
 mod side_link;
 mod source_ports;

@@ -18,6 +18,7 @@ use skep_abi::{Addr, MAPS, SNAT_PORT_MAX};
 use crate::config::{ProgramLogLevel, SocketLb};
 use crate::error::DatapathError;
 use crate::flow_table::FlowTable;
+use crate::program_pins::ProgramPins;
 use crate::xdp_hook::XdpHook;
 use crate::{grow, pins, verdicts};
 
@@ -85,40 +86,70 @@ pub(crate) fn service_nets(cidrs: &[IpNetwork]) -> ServiceNets {
 
 /// Loads the object; `None`: the embedded one.
 pub(crate) fn load(object: Option<&[u8]>, bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    load_object(object.unwrap_or(OBJECT), bpffs, constants)
+    let globals = globals(&constants);
+    let mut ebpf = load_maps(object.unwrap_or(OBJECT), bpffs, &constants.flows, &globals)?;
+    // What a benchmark measures is its own, and lines of the log come by a map that a process has for itself.
+    if object.is_some() || constants.program_log != ProgramLogLevel::Off {
+        load_programs(&mut ebpf)?;
+        return Ok(ebpf);
+    }
+    let pins = ProgramPins::of(bpffs, OBJECT, &globals)?;
+    if !pins.adopt(&mut ebpf) {
+        load_programs(&mut ebpf)?;
+        pins.keep(&mut ebpf);
+    }
+    Ok(ebpf)
 }
 
-fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
+/// The constants as the programs read them, by name.
+type Globals = Vec<(&'static str, Vec<u8>)>;
+
+fn globals(constants: &Constants) -> Globals {
     let Constants { pace, first_port, flows, helpers, program_log, omitted, .. } = constants;
     let Constants { timeouts, pod_new_flows, socket_lb, service_nets, has_exemptions, .. } = constants;
-    let has_exemptions = u32::from(has_exemptions);
-    let host_only = u32::from(socket_lb == SocketLb::Host);
-    let FlowTable { entries, openers, sockets, affinity, pod_share, outside_share } = flows;
+    let FlowTable { openers, pod_share, outside_share, .. } = flows;
+    let Helpers { has_loop, has_set_retval } = helpers;
+    let ports = u32::from(*first_port) << 16 | u32::from(SNAT_PORT_MAX);
+    vec![
+        (aya_log::LEVEL, bytes(&program_log.code())),
+        ("PACE", bytes(pace)),
+        ("OMITTED", bytes(omitted)),
+        ("HAS_LOOP", bytes(&u32::from(*has_loop))),
+        ("SET_RETVAL", bytes(&u32::from(*has_set_retval))),
+        ("SERVICE_NETS", bytes(service_nets)),
+        ("HAS_EXEMPTIONS", bytes(&u32::from(*has_exemptions))),
+        ("HOST_ONLY", bytes(&u32::from(*socket_lb == SocketLb::Host))),
+        ("SNAT_PORTS", bytes(&ports)),
+        ("TIMEOUTS", bytes(timeouts)),
+        ("POD_NEW_FLOWS", bytes(pod_new_flows)),
+        ("OPENERS_LEN", bytes(openers)),
+        ("POD_SHARE", bytes(pod_share)),
+        ("OUTSIDE_SHARE", bytes(outside_share)),
+    ]
+}
+
+fn bytes<T: aya::Pod>(value: &T) -> Vec<u8> {
+    // SAFETY: a value of plain data can be read as its bytes, all of which are initialised.
+    unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }.to_vec()
+}
+
+/// Makes the maps, or opens the pinned ones; the programs are still to be loaded.
+fn load_maps(
+    object: &[u8],
+    bpffs: &Path,
+    flows: &FlowTable,
+    globals: &Globals,
+) -> Result<Ebpf, DatapathError> {
+    let FlowTable { entries, openers, sockets, affinity, .. } = *flows;
     let folder = pins::maps(bpffs);
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
     verdicts::create(&folder.join("VERDICTS"))?;
     grow::cluster(&folder)?;
-    let Helpers { has_loop, has_set_retval } = helpers;
-    let (has_loop, has_set_retval) = (u32::from(has_loop), u32::from(has_set_retval));
-    let ports = u32::from(first_port) << 16 | u32::from(SNAT_PORT_MAX);
     let mut loader = EbpfLoader::new();
-    let log_level = program_log.code();
-    loader.override_global(aya_log::LEVEL, &log_level, true);
-    loader.override_global("PACE", &pace, true);
-    loader.override_global("OMITTED", &omitted, true);
-    loader.override_global("HAS_LOOP", &has_loop, true);
-    loader.override_global("SET_RETVAL", &has_set_retval, true);
-    let service_nets = service_nets.concat();
-    loader.override_global("SERVICE_NETS", &service_nets[..], true);
-    loader.override_global("HAS_EXEMPTIONS", &has_exemptions, true);
-    loader.override_global("HOST_ONLY", &host_only, true);
-    loader.override_global("SNAT_PORTS", &ports, true);
-    loader.override_global("TIMEOUTS", &timeouts, true);
-    loader.override_global("POD_NEW_FLOWS", &pod_new_flows, true);
-    loader.override_global("OPENERS_LEN", &openers, true);
-    loader.override_global("POD_SHARE", &pod_share, true);
-    loader.override_global("OUTSIDE_SHARE", &outside_share, true);
+    for (name, value) in globals {
+        loader.override_global(name, value.as_slice(), true);
+    }
     loader.map_max_entries("CONNTRACK", entries);
     loader.map_max_entries("OPENERS", openers);
     loader.map_max_entries("SOCKETS", sockets);
@@ -126,12 +157,10 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     for (name, _) in MAPS {
         loader.map_pin_path(name, folder.join(name));
     }
-    let mut ebpf = loader.load(object)?;
-    load_programs(&mut ebpf)?;
-    Ok(ebpf)
+    Ok(loader.load(object)?)
 }
 
-/// Loads all programs, on all processors: the verifier takes most of an agent's start.
+/// Loads all programs, on all processors: the verifier takes most of an agent's first start.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     let programs = Mutex::new(ebpf.programs_mut());
     let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -236,7 +265,7 @@ pub(crate) fn xdp_program(ebpf: &mut Ebpf, hook: XdpHook) -> Result<&mut Xdp, Da
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use aya::programs::ProgramError;
     use skep_abi::Omission;
@@ -282,6 +311,53 @@ mod tests {
         taken
     }
 
+    fn constants(bpffs: &Path, pace: u32, helpers: Helpers) -> Constants {
+        Constants {
+            pace,
+            first_port: SNAT_PORT_MAX - 1,
+            flows: FlowTable::of(&pins::maps(bpffs), 65_536).unwrap(),
+            helpers,
+            timeouts: Timeouts::DEFAULT,
+            pod_new_flows: 1,
+            socket_lb: SocketLb::All,
+            service_nets: service_nets(&[]),
+            has_exemptions: true,
+            program_log: ProgramLogLevel::Off,
+            omitted: Omission::NOTHING,
+        }
+    }
+
+    /// Identifiers in the kernel, by name.
+    fn ids(ebpf: &Ebpf) -> BTreeMap<String, u32> {
+        ebpf.programs().map(|(name, program)| (name.to_owned(), program.info().unwrap().id())).collect()
+    }
+
+    #[test]
+    fn verified_programs_are_adopted_whole_and_only_with_the_same_constants_and_maps() {
+        let bpffs = TestBpffs::mount("program-pins");
+        let load = |pace| {
+            ids(&load(None, bpffs.path(), constants(bpffs.path(), pace, Helpers::of_kernel())).unwrap())
+        };
+        let is_other = |a: &BTreeMap<_, u32>, b: &BTreeMap<_, u32>| a.iter().all(|(name, id)| b[name] != *id);
+        let folders = || std::fs::read_dir(pins::folder(bpffs.path()).join("programs")).unwrap().flatten();
+        let first = load(0);
+        assert_eq!(load(0), first);
+        let paced = load(1);
+        assert!(is_other(&paced, &first));
+        assert_eq!(folders().count(), 1, "the pins of the first are gone");
+        assert_eq!(load(1), paced);
+        // A map that is another one by the same name.
+        std::fs::remove_file(pins::maps(bpffs.path()).join("NODES")).unwrap();
+        let with_map = load(1);
+        assert!(is_other(&with_map, &paced));
+        // What has not all programs is not adopted, and completed.
+        std::fs::remove_file(folders().next().unwrap().path().join("tc_delay")).unwrap();
+        let complete = load(1);
+        assert!(is_other(&complete, &with_map));
+        assert_eq!(load(1), complete);
+        assert_eq!(folders().count(), 1);
+    }
+
     #[test]
     fn the_programs_load_where_no_helper_is_newer_than_linux_5_15() {
         let mut object = OBJECT.to_vec();
@@ -289,22 +365,9 @@ mod tests {
         assert_eq!(take_newer_helpers(&mut object), BTreeSet::from([181, 187, 192]));
         let load = |pace, helpers| {
             let bpffs = TestBpffs::mount("helpers");
-            let flows = FlowTable::of(bpffs.path(), 65_536).unwrap();
-            let socket_lb = SocketLb::All;
-            let constants = Constants {
-                pace,
-                first_port: SNAT_PORT_MAX - 1,
-                flows,
-                helpers,
-                timeouts: Timeouts::DEFAULT,
-                pod_new_flows: 1,
-                socket_lb,
-                service_nets: service_nets(&[]),
-                has_exemptions: true,
-                program_log: ProgramLogLevel::Off,
-                omitted: Omission::NOTHING,
-            };
-            load_object(&object, bpffs.path(), constants)
+            let constants = constants(bpffs.path(), pace, helpers);
+            let mut ebpf = load_maps(&object, bpffs.path(), &constants.flows, &globals(&constants))?;
+            load_programs(&mut ebpf).map(|()| ebpf)
         };
         let loaded = load(0, Helpers { has_loop: false, has_set_retval: false }).unwrap();
         for (name, program) in loaded.programs() {
