@@ -13,12 +13,14 @@ pub mod config;
 pub mod counters;
 mod crypto;
 pub mod filters;
+mod forwarded;
 pub mod gateway_api;
 mod headers;
 mod health;
 pub mod http_1;
 pub mod ingress;
 mod limits;
+
 mod outgoing;
 pub mod policy;
 mod proxy;

@@ -11,6 +11,11 @@ pub struct HeaderChanges {
 }
 
 impl HeaderChanges {
+    pub(crate) fn is_empty(&self) -> bool {
+        let HeaderChanges { remove, set, add } = self;
+        remove.is_empty() && set.is_empty() && add.is_empty()
+    }
+
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);

@@ -4,8 +4,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 
-/// Fields that the gateway adds to a response: there is room for them.
-const ADDED_FIELDS: usize = 2;
+/// Fields that the gateway adds to a response, in the room of those that it removes beside one more.
+const ADDED_FIELDS: usize = 1;
 
 pub(super) fn headers_of(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Malformed> {
     let mut headers = HeaderMap::with_capacity(parsed.len() + ADDED_FIELDS);

@@ -34,6 +34,7 @@ pub(crate) fn write_head(head: &Outgoing, length: Length, out: &mut BytesMut) {
             _ => write_field(name, value, out),
         }
     }
+    out.put_slice(forwarded_of(head));
     // A request without a body says so (RFC 9110, 8.6).
     let says_empty = said_length || matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     match length {
@@ -51,11 +52,16 @@ pub(crate) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Byte
     }
 }
 
+fn forwarded_of(head: &Outgoing) -> &[u8] {
+    head.forwarded.as_ref().map(|forwarded| forwarded.lines()).unwrap_or_default()
+}
+
 /// At least what the head takes.
 fn bytes_of(head: &Outgoing) -> usize {
     const OF_LINES: usize = 80;
     const OF_FIELD: usize = 4;
     let Outgoing { method, host, path, headers, .. } = head;
     let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OF_FIELD);
-    OF_LINES + method.as_str().len() + path.as_str().len() + host.len() + fields.sum::<usize>()
+    let lines = [method.as_str().len(), path.as_str().len(), host.len(), forwarded_of(head).len()];
+    OF_LINES + lines.iter().sum::<usize>() + fields.sum::<usize>()
 }

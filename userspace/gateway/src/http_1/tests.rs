@@ -187,7 +187,7 @@ fn a_head_says_what_its_body_is_and_not_what_the_client_said_of_it() {
         };
         let headers = headers.iter().map(field).collect();
         let (host, path) = (HeaderValue::from_static("b"), PathAndQuery::from_static("/a?b"));
-        Outgoing { method, host, path, headers, is_grpc: false }
+        Outgoing { method, host, path, headers, forwarded: None, is_grpc: false }
     };
     for (method, headers, length, wanted) in [
         (Method::GET, vec![("host", "a")], Length::Known(0), "GET /a?b HTTP/1.1\r\nhost: a\r\n\r\n"),

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request};
+use arc_swap::ArcSwapOption;
+use http::Request;
+use http::header::InvalidHeaderValue;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -30,7 +32,7 @@ use crate::acme::ALPN;
 use crate::client_check::CheckedClient;
 use crate::config::{StreamRoute, TlsAction};
 use crate::counters::add;
-use crate::headers;
+use crate::forwarded::Forwarded;
 use crate::limits::Limits;
 
 /// HTTP/2 clients are asked for a sign of life after this time without one.
@@ -48,8 +50,6 @@ const MAX_SEND_BYTES: usize = 256 << 10;
 /// Who is at the other end, and how it got here.
 pub(super) struct Client {
     pub(super) peer: SocketAddr,
-    /// Its address as endpoints get it.
-    pub(super) address: HeaderValue,
     /// The listener's key in the configuration.
     pub(super) port: u16,
     pub(super) is_tls: bool,
@@ -57,6 +57,20 @@ pub(super) struct Client {
     pub(super) server_name: Option<Box<str>>,
     /// `Some`: it was asked for a certificate.
     pub(super) checked: Option<CheckedClient>,
+    /// Of its last request.
+    forwarded: ArcSwapOption<Forwarded>,
+}
+
+impl Client {
+    /// What endpoints are informed of. `port`: that which clients know; `authority`: host and port as the client wrote them.
+    pub(super) fn forwarded(&self, port: u16, authority: &str) -> Result<Arc<Forwarded>, InvalidHeaderValue> {
+        if let Some(last) = self.forwarded.load_full().filter(|last| last.is_of(port, authority)) {
+            return Ok(last);
+        }
+        let forwarded = Arc::new(Forwarded::new(self.peer.ip(), port, self.is_tls, authority)?);
+        self.forwarded.store(Some(forwarded.clone()));
+        Ok(forwarded)
+    }
 }
 
 /// A connection that was accepted.
@@ -90,8 +104,8 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
     let is_tls = matches!(entry, Entry::Tls { .. });
-    let address = headers::address_of(peer.ip());
-    let client = Client { peer, address, port, is_tls, server_name: None, checked: None };
+    let forwarded = ArcSwapOption::empty();
+    let client = Client { peer, port, is_tls, server_name: None, checked: None, forwarded };
     match entry {
         Entry::Http => requests(gateway, stream, client, false, stop).await,
         Entry::Stream(route) => streams::pass(&gateway.0, stream, port, &route, stop).await,

@@ -17,7 +17,7 @@ pub(super) enum EndpointBody {
 
 impl EndpointBody {
     /// The connection, if the body was read to its end and another request may follow.
-    pub(super) fn release(&mut self) -> Option<Connection> {
+    pub(super) fn release(&mut self) -> Option<Box<Connection>> {
         match self {
             EndpointBody::Http1(body) => body.release(),
             EndpointBody::Http2(_) => None,

@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -29,7 +28,7 @@ use super::{Gateway, Shared};
 use super::{acme, mirror, switched};
 use crate::config::{Listener, Protocol, Route};
 use crate::filters::{Cors, Filters, Rewrite};
-use crate::headers::{self, Origin};
+use crate::headers;
 use crate::outgoing::Outgoing;
 use crate::policy::Values;
 use crate::routing::{Target, TargetError};
@@ -296,36 +295,23 @@ fn decide(
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
     let path = outgoing_path(&target, head, &route, rewrites)?;
-    let authority = authority_of(head, &target)?;
+    let forwarded =
+        client.forwarded(listener.public_port, target.authority).map_err(|_| Refusal::BadGateway)?;
     let host = match rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref()) {
         Some(host) => HeaderValue::from_str(host).map_err(|_| Refusal::BadGateway)?,
-        None => authority.clone(),
+        None => forwarded.authority().clone(),
     };
     let switch = headers::switch_of(head.version, &head.headers).filter(|_| protocol == Protocol::Http1);
     let origin = route.cors.as_ref().and_then(|cors| cors.allowed(&head.headers));
-    let sender = Origin {
-        client: client.peer.ip(),
-        address: &client.address,
-        port: listener.public_port,
-        is_tls: client.is_tls,
-        authority: &authority,
-    };
-    headers::to_endpoint(&mut head.headers, &sender, protocol, switch.clone());
-    route.filters.request.apply(&mut head.headers);
-    filters.request.apply(&mut head.headers);
+    headers::to_endpoint(&mut head.headers, protocol, switch.clone());
     let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
-    let outgoing = Outgoing { method, host, path, headers, is_grpc };
+    let mut outgoing = Outgoing { method, host, path, headers, forwarded: Some(forwarded), is_grpc };
+    for changes in [&route.filters.request, &filters.request].into_iter().filter(|some| !some.is_empty()) {
+        changes.apply(outgoing.whole_headers());
+    }
     let mirrors = mirror::draw(&snapshot, client.port, &route.mirrors);
     let onward = Onward { route, drawn, cluster, protocol, outgoing, switch, origin, mirrors, policy };
     Ok(Decision::Onward(Box::new(onward)))
-}
-
-/// Host and port as the client wrote them.
-fn authority_of(head: &Parts, target: &Target<'_>) -> Result<HeaderValue, Refusal> {
-    match head.headers.get(HOST).filter(|host| host.as_bytes() == target.authority.as_bytes()) {
-        Some(host) => Ok(host.clone()),
-        None => HeaderValue::from_str(target.authority).map_err(|_| Refusal::BadGateway),
-    }
 }
 
 /// What the route's policy says of a request. `client`: with the port that it connected to.
@@ -459,7 +445,7 @@ async fn go_on(
 ) -> Result<Answered, Refusal> {
     if let Some(mut policy) = onward.policy.take() {
         let own = match policy.must_authenticate {
-            true => Box::pin(policy.authenticate(shared, &mut onward.outgoing.headers)).await?,
+            true => Box::pin(policy.authenticate(shared, onward.outgoing.whole_headers())).await?,
             false => None,
         };
         if let Some((status, headers)) = own {

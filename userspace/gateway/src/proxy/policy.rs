@@ -308,6 +308,6 @@ async fn ask(
     headers: HeaderMap,
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let method = method.unwrap_or(Method::GET);
-    let head = Outgoing { method, host, path, headers, is_grpc: false };
+    let head = Outgoing { method, host, path, headers, forwarded: None, is_grpc: false };
     exchange::send(shared, cluster, Protocol::Http1, &head, RequestBody::Empty, &Terms::default()).await
 }

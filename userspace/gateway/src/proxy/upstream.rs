@@ -101,7 +101,7 @@ pub(super) struct Upstream {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -288,7 +288,7 @@ impl Upstream {
     }
 
     /// The connection that was used last and can take a request. `asks_kernel`: see [`Connection::is_usable`].
-    fn take_idle(&self, asks_kernel: bool) -> Option<Connection> {
+    fn take_idle(&self, asks_kernel: bool) -> Option<Box<Connection>> {
         loop {
             let Idle { mut connection, .. } = self.idle().pop()?;
             if connection.is_usable(asks_kernel) {
@@ -297,7 +297,7 @@ impl Upstream {
         }
     }
 
-    fn keep(self: &Arc<Self>, connection: Connection) {
+    fn keep(self: &Arc<Self>, connection: Box<Connection>) {
         if self.is_retired.load(Ordering::Relaxed) {
             return;
         }

@@ -28,20 +28,24 @@ pub(in super::super) struct Http1Body {
 
 enum Source {
     /// `keeps_open`: it may have another request.
-    Whole { connection: Connection, keeps_open: bool },
+    Whole { connection: Box<Connection>, keeps_open: bool },
     /// The request's body is still being sent. The connection has no other request.
-    Reading { connection: Connection<EndpointReader>, _upload: AbortOnDropHandle<()> },
+    Reading { connection: Box<Connection<EndpointReader>>, _upload: AbortOnDropHandle<()> },
     /// The connection went elsewhere.
     Released,
 }
 
 impl Http1Body {
-    pub(super) fn new(connection: Connection, framing: Framing, keeps_open: bool) -> Http1Body {
+    pub(super) fn new(connection: Box<Connection>, framing: Framing, keeps_open: bool) -> Http1Body {
         Http1Body { reader: BodyReader::new(framing), source: Source::Whole { connection, keeps_open } }
     }
 
     /// Of a response that came before the request's end.
-    pub(super) fn while_uploading(connection: Connection, framing: Framing, upload: Upload) -> Http1Body {
+    pub(super) fn while_uploading(
+        connection: Box<Connection>,
+        framing: Framing,
+        upload: Upload,
+    ) -> Http1Body {
         let (connection, to_endpoint) = connection.map(|stream| stream.into_split());
         let upload = AbortOnDropHandle::new(tokio::spawn(go_on(upload, to_endpoint)));
         Http1Body {
@@ -51,7 +55,7 @@ impl Http1Body {
     }
 
     /// The connection, if the body was read to its end and another request may follow.
-    pub(in super::super) fn release(&mut self) -> Option<Connection> {
+    pub(in super::super) fn release(&mut self) -> Option<Box<Connection>> {
         if !self.reader.is_ended() {
             return None;
         }
@@ -69,7 +73,7 @@ impl Http1Body {
         let Source::Whole { connection, .. } = std::mem::replace(&mut self.source, Source::Released) else {
             return None;
         };
-        let Connection { stream, input, .. } = connection;
+        let Connection { stream, input, .. } = *connection;
         let (from_endpoint, to_endpoint) = stream.into_split();
         Some(tokio::io::join(Cursor::new(input.freeze()).chain(from_endpoint), to_endpoint))
     }

@@ -25,15 +25,17 @@ pub(in super::super) struct Connection<S = EndpointStream> {
 }
 
 impl<S> Connection<S> {
-    pub(in super::super) fn new(stream: S) -> Connection<S> {
-        Connection { stream, input: BytesMut::new(), read_bytes: FIRST_READ_BYTES, deadline: Deadline::new() }
+    /// Boxed, since each request moves it several times.
+    pub(in super::super) fn new(stream: S) -> Box<Connection<S>> {
+        let (input, read_bytes, deadline) = (BytesMut::new(), FIRST_READ_BYTES, Deadline::new());
+        Box::new(Connection { stream, input, read_bytes, deadline })
     }
 
     /// The same input on what the stream becomes.
-    pub(super) fn map<T, R>(self, turn: impl FnOnce(S) -> (T, R)) -> (Connection<T>, R) {
+    pub(super) fn map<T, R>(self, turn: impl FnOnce(S) -> (T, R)) -> (Box<Connection<T>>, R) {
         let Connection { stream, input, read_bytes, deadline } = self;
         let (stream, rest) = turn(stream);
-        (Connection { stream, input, read_bytes, deadline }, rest)
+        (Box::new(Connection { stream, input, read_bytes, deadline }), rest)
     }
 }
 

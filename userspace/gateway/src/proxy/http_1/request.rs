@@ -30,7 +30,7 @@ pub(in super::super) struct Failed {
 /// Sends a request, and returns when the head of its response is there; `None`: it was not within `limit`, which begins again with each
 /// piece of the body that the endpoint takes if there is a `state`. Interim responses are not passed on: clients get their own.
 pub(in super::super) async fn send(
-    mut connection: Connection,
+    mut connection: Box<Connection>,
     head: &Outgoing,
     body: RequestBody,
     state: Option<Arc<BodyState>>,
@@ -57,7 +57,7 @@ pub(in super::super) async fn send(
 }
 
 struct Exchange {
-    connection: Connection,
+    connection: Box<Connection>,
     upload: Upload,
     progress: Progress,
     heads: HeadReader,
