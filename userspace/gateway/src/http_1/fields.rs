@@ -4,15 +4,24 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
 
-/// Fields that the gateway adds to a response, in the room of those that it removes beside one more.
-const ADDED_FIELDS: usize = 1;
-
 pub(super) fn headers_of(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::with_capacity(parsed.len() + ADDED_FIELDS);
+    let mut headers = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Header)?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| Malformed::Header)?;
-        headers.try_append(name, value).map_err(|_| Malformed::LargeHead)?;
+        add(name_of(field)?, field, &mut headers)?;
     }
     Ok(headers)
+}
+
+pub(super) fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, Malformed> {
+    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Header)
+}
+
+pub(super) fn add(
+    name: HeaderName,
+    field: &httparse::Header<'_>,
+    headers: &mut HeaderMap,
+) -> Result<(), Malformed> {
+    let value = HeaderValue::from_bytes(field.value).map_err(|_| Malformed::Header)?;
+    headers.try_append(name, value).map_err(|_| Malformed::LargeHead)?;
+    Ok(())
 }

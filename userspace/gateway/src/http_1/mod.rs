@@ -5,6 +5,7 @@
 
 mod body_reader;
 mod chunk;
+mod control;
 mod fields;
 mod framing;
 mod head_reader;

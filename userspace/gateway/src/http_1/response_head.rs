@@ -3,20 +3,23 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, BytesMut};
-use http::header::{CONNECTION, HeaderMap};
+use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
-use super::fields::headers_of;
+use super::control::Control;
+use super::fields::{add, name_of};
 use super::{Framing, MAX_HEADERS, Malformed};
-use crate::headers::tokens;
 
 /// Bytes of a head. More are no head.
 pub const MAX_HEAD_BYTES: usize = 128 << 10;
+/// Fields that the gateway adds to a response: there is room for them.
+const ADDED_FIELDS: usize = 1;
 
 /// The head of a response.
 #[derive(Debug)]
 pub struct ResponseHead {
     pub status: StatusCode,
+    /// Without those that say only whether the connection stays open.
     pub headers: HeaderMap,
     pub framing: Framing,
     /// The connection may have another request after this response (RFC 9112, 9.3).
@@ -38,16 +41,18 @@ impl ResponseHead {
         }
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Malformed::Status)?;
         let is_http_10 = parsed.version == Some(0);
-        let headers = headers_of(parsed.headers)?;
-        input.advance(length);
-        let framing = Framing::of(method, status, is_http_10, &headers)?;
-        let is_kept = if is_http_10 { says(&headers, b"keep-alive") } else { !says(&headers, b"close") };
+        let mut control = Control::default();
+        let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED_FIELDS);
+        for field in parsed.headers.iter() {
+            let name = name_of(field)?;
+            if !control.note(&name, field.value) {
+                add(name, field, &mut headers)?;
+            }
+        }
+        let framing = Framing::of(method, status, is_http_10, &control)?;
+        let is_kept = if is_http_10 { control.keeps_alive } else { !control.closes };
         let keeps_open = is_kept && framing != Framing::Close && status != StatusCode::SWITCHING_PROTOCOLS;
+        input.advance(length);
         Ok(Some(ResponseHead { status, framing, keeps_open, headers }))
     }
-}
-
-/// Whether `Connection` has this word.
-fn says(headers: &HeaderMap, word: &[u8]) -> bool {
-    headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(word))
 }

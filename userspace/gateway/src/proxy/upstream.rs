@@ -172,7 +172,8 @@ impl Upstream {
         let lease = Lease { upstream: self.clone() };
         match protocol {
             Protocol::Http1 => self.send_http_1(head, body, fresh, wait, lease).await,
-            Protocol::H2c => self.send_http_2(head, body, fresh, wait, lease).await,
+            // Boxed, since the future of a request of HTTP/1.1 is smaller.
+            Protocol::H2c => Box::pin(self.send_http_2(head, body, fresh, wait, lease)).await,
         }
     }
 
@@ -189,7 +190,8 @@ impl Upstream {
             let is_kept = kept.is_some();
             let connection = match kept {
                 Some(connection) => connection,
-                None => match self.open(wait.connect).await {
+                // Boxed, since few requests open a connection and all have room for this future.
+                None => match Box::pin(self.open(wait.connect)).await {
                     Ok(stream) => Connection::new(stream),
                     Err(error) => return Err(Unanswered { error, unsent: Some(body) }),
                 },

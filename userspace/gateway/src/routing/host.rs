@@ -29,15 +29,28 @@ pub fn host_of(authority: &str) -> Result<Cow<'_, str>, HostError> {
         return Ok(Cow::Owned(format!("[{address}]")));
     }
     let name = host.strip_suffix('.').unwrap_or(host);
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let has_empty_label = name.starts_with('.') || name.ends_with('.') || name.contains("..");
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || has_empty_label || !name.bytes().all(is_allowed) {
+    if name.len() > MAX_NAME_BYTES {
         return Err(HostError::Name);
     }
-    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    match has_capitals(name)? {
         true => Ok(Cow::Owned(name.to_ascii_lowercase())),
         false => Ok(Cow::Borrowed(name)),
     }
+}
+
+/// Looks at a name once: whether it is one, and whether it has another form in lower case.
+fn has_capitals(name: &str) -> Result<bool, HostError> {
+    let (mut has_capitals, mut is_label_empty) = (false, true);
+    for byte in name.bytes() {
+        match byte {
+            b'.' if is_label_empty => return Err(HostError::Name),
+            b'.' | b'-' | b'_' | b'a'..=b'z' | b'0'..=b'9' => {}
+            b'A'..=b'Z' => has_capitals = true,
+            _ => return Err(HostError::Name),
+        }
+        is_label_empty = byte == b'.';
+    }
+    if is_label_empty { Err(HostError::Name) } else { Ok(has_capitals) }
 }
 
 /// The host, an address of IPv6 without its last bracket, and the digits of the port.
@@ -112,7 +125,9 @@ impl<T> HostTable<T> {
     /// patterns.
     pub fn find<'t, 'h>(&'t self, host: &'h str) -> impl Iterator<Item = &'t T> + use<'t, 'h, T> {
         let above = |name: &'h str| name.split_once('.').map(|(_, suffix)| suffix);
-        let parent = above(host);
+        // Most tables have whole names only.
+        let has_wildcards = !(self.one_label.is_empty() && self.suffix.is_empty());
+        let parent = Some(host).filter(|_| has_wildcards).and_then(above);
         let one_label = parent.and_then(|suffix| self.one_label.get(suffix));
         let suffixes = successors(parent.filter(|_| !self.suffix.is_empty()), move |name| above(name));
         self.exact
