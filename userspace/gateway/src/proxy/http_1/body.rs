@@ -41,11 +41,7 @@ impl Http1Body {
     }
 
     /// Of a response that came before the request's end.
-    pub(super) fn while_uploading(
-        connection: Box<Connection>,
-        framing: Framing,
-        upload: Upload,
-    ) -> Http1Body {
+    pub(super) fn while_uploading(connection: Connection, framing: Framing, upload: Upload) -> Http1Body {
         let (connection, to_endpoint) = connection.map(|stream| stream.into_split());
         let upload = AbortOnDropHandle::new(tokio::spawn(go_on(upload, to_endpoint)));
         Http1Body {

@@ -122,7 +122,7 @@ impl Exchange {
         let body = match progress {
             Progress::Sent => Http1Body::new(connection, framing, keeps_open),
             Progress::Broken(_) => Http1Body::new(connection, framing, false),
-            Progress::Uploads => Http1Body::while_uploading(connection, framing, upload),
+            Progress::Uploads => Http1Body::while_uploading(*connection, framing, upload),
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;
