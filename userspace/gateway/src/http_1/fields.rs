@@ -1,5 +1,6 @@
 //! The fields of a head or of trailers. PURE.
 
+use bytes::{BufMut as _, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Malformed;
@@ -24,4 +25,11 @@ pub(super) fn add(
     let value = HeaderValue::from_bytes(field.value).map_err(|_| Malformed::Header)?;
     headers.try_append(name, value).map_err(|_| Malformed::LargeHead)?;
     Ok(())
+}
+
+/// Of a head or of trailers.
+pub(crate) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        out.put_slice(part);
+    }
 }

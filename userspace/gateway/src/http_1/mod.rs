@@ -13,9 +13,10 @@ mod request_head;
 mod response_head;
 
 pub use body_reader::{BodyReader, Piece};
+pub(crate) use fields::write_field;
 pub use framing::Framing;
 pub use head_reader::HeadReader;
-pub(crate) use request_head::{Length, write_field, write_head};
+pub(crate) use request_head::{Length, write_head};
 pub use response_head::{MAX_HEAD_BYTES, ResponseHead};
 
 /// Of a head and of trailers.

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use bytes::{BufMut as _, BytesMut};
 use http::Method;
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 
+use super::fields::write_field;
 use crate::outgoing::Outgoing;
 
 /// What the head says of the body.
@@ -42,13 +43,6 @@ pub(crate) fn write_head(head: &Outgoing, length: Length, out: &mut BytesMut) {
         // Memory grows: it does not fail.
         Length::Known(length) => drop(write!(out, "content-length: {length}\r\n\r\n")),
         Length::Unknown => out.put_slice(b"transfer-encoding: chunked\r\n\r\n"),
-    }
-}
-
-/// Of a head or of trailers.
-pub(crate) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
-    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-        out.put_slice(part);
     }
 }
 
