@@ -20,7 +20,7 @@ fn api(world: &World, kind: &str) -> Api<DynamicObject> {
     }
 }
 
-async fn apply(world: &World, kind: &str, name: &str, spec: Value) -> Result<()> {
+pub(crate) async fn apply(world: &World, kind: &str, name: &str, spec: Value) -> Result<()> {
     apply_with(world, kind, name, json!({}), spec).await
 }
 
@@ -44,7 +44,12 @@ pub(crate) async fn apply_with(
 }
 
 /// Waits until the object's JSON is as `test` wants it.
-async fn until(world: &World, kind: &str, name: &str, test: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(crate) async fn until(
+    world: &World,
+    kind: &str,
+    name: &str,
+    test: impl Fn(&Value) -> bool,
+) -> Result<Value> {
     let end = Instant::now() + DEADLINE;
     loop {
         let found = api(world, kind).get_opt(name).await?;
@@ -57,7 +62,7 @@ async fn until(world: &World, kind: &str, name: &str, test: impl Fn(&Value) -> b
     }
 }
 
-fn condition<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
+pub(crate) fn condition<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
     let mut all = conditions.as_array().into_iter().flatten();
     let found = all.find(|condition| condition["type"] == kind);
     let text = |field: &str| found.and_then(|found| found[field].as_str()).unwrap_or_default();
