@@ -10,7 +10,9 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedProtocolVersion,
+};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -35,6 +37,28 @@ pub enum EndpointCheck {
     Names(Arc<Authorities>, Vec<SubjectName>),
 }
 
+/// Versions of TLS that are offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TlsVersions {
+    #[default]
+    Both,
+    Only12,
+    Only13,
+}
+
+static ONLY_12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+static ONLY_13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+impl TlsVersions {
+    fn offered(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            TlsVersions::Both => rustls::DEFAULT_VERSIONS,
+            TlsVersions::Only12 => ONLY_12,
+            TlsVersions::Only13 => ONLY_13,
+        }
+    }
+}
+
 /// What an endpoint is said and asked in a handshake.
 #[derive(Clone, Debug)]
 pub struct BackendTlsSpec {
@@ -45,8 +69,7 @@ pub struct BackendTlsSpec {
     pub max_depth: Option<usize>,
     /// What the gateway presents if it is asked for a certificate.
     pub identity: Option<Arc<Certificate>>,
-    /// `None`: both that are safe.
-    pub versions: Option<&'static [&'static rustls::SupportedProtocolVersion]>,
+    pub versions: TlsVersions,
 }
 
 /// TLS towards the endpoints of a backend. Connections to an endpoint are shared by backends whose specs are equal.
@@ -59,10 +82,9 @@ pub struct BackendTls {
 
 impl BackendTls {
     pub fn new(spec: BackendTlsSpec) -> Result<BackendTls, Error> {
-        let versions = spec.versions.unwrap_or(rustls::DEFAULT_VERSIONS);
         let verifier = Arc::new(Verifier { check: spec.check.clone(), max_depth: spec.max_depth });
         let builder = ClientConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(versions)?
+            .with_protocol_versions(spec.versions.offered())?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut http_1 = match &spec.identity {
@@ -103,7 +125,7 @@ impl PartialEq for BackendTls {
             && a.server_name == b.server_name
             && a.check == b.check
             && a.max_depth == b.max_depth
-            && a.versions.map(<[_]>::as_ptr) == b.versions.map(<[_]>::as_ptr)
+            && a.versions == b.versions
     }
 }
 

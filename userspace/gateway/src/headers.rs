@@ -11,8 +11,15 @@ use crate::forwarded::is_own;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// They frame a message, and are the gateway's.
+static FRAMING: [HeaderName; 6] = [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const NAME: HeaderValue = HeaderValue::from_static("skep");
+
+/// Whether a header frames a message, so that no route changes it.
+pub(crate) fn frames_message(name: &HeaderName) -> bool {
+    FRAMING.contains(name)
+}
 
 /// The protocol that a request switches to. A switch to h2c is not passed on: an endpoint that takes it would answer requests past the
 /// routes.

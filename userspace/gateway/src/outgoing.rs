@@ -32,10 +32,10 @@ impl Outgoing {
     }
 
     /// In the form of HTTP/2, which has the host in the target. `None`: the host cannot be one.
-    pub(crate) fn for_http_2<B>(&self, body: B) -> Option<Request<B>> {
+    pub(crate) fn for_http_2<B>(&self, is_tls: bool, body: B) -> Option<Request<B>> {
         let host = if self.host.is_empty() { b"localhost" } else { self.host.as_bytes() };
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(if is_tls { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(Authority::try_from(host).ok()?);
         parts.path_and_query = Some(self.path.clone());
         let mut request = Request::new(body);

@@ -15,7 +15,7 @@ use super::kinds::{BackendTlsPolicySpec, PolicyTarget, PolicyValidation, Subject
 use super::listeners::age;
 use super::objects::{Key, Objects};
 use crate::authorities::Authorities;
-use crate::backend_tls::{BackendTls, BackendTlsSpec, EndpointCheck, SubjectName};
+use crate::backend_tls::{BackendTls, BackendTlsSpec, EndpointCheck, SubjectName, TlsVersions};
 
 /// What all policies say.
 #[derive(Default)]
@@ -169,7 +169,7 @@ fn tls(authorities: Arc<Authorities>, validation: &PolicyValidation) -> Result<B
         check: EndpointCheck::Names(authorities, names),
         max_depth: None,
         identity: None,
-        versions: None,
+        versions: TlsVersions::Both,
     };
     BackendTls::new(spec).map_err(|error| Fault::new("Invalid", error.to_string()))
 }

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{HeaderName, HeaderValue};
 
 use super::backends::Resolver;
 use super::conditions::Fault;
@@ -15,10 +13,7 @@ use super::kinds::{
 };
 use crate::config::{Mirror, Retry, Route, Timeouts};
 use crate::filters::{Cors, Filters, HeaderChanges, Origin, PathRewrite, Redirect};
-
-/// They frame a message, and are the gateway's.
-pub(super) const FRAMING: [HeaderName; 6] =
-    [CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+use crate::headers::frames_message;
 
 /// The filters of a rule. `matched`: the prefix that its match is for.
 pub(super) fn of_rule(
@@ -77,7 +72,7 @@ fn headers(modifier: &HeaderModifier) -> Result<HeaderChanges, Fault> {
     let bad = |name: &str| Fault::new("UnsupportedValue", format!("the header {name} cannot be changed"));
     let name = |text: &str| {
         let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| bad(text))?;
-        if FRAMING.contains(&name) { Err(bad(text)) } else { Ok(name) }
+        if frames_message(&name) { Err(bad(text)) } else { Ok(name) }
     };
     let pair = |header: &HeaderSpec| {
         let value = HeaderValue::from_str(&header.value).map_err(|_| bad(&header.name))?;

@@ -7,9 +7,10 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE};
 
 use super::conditions::Fault;
-use super::filters::{FRAMING, duration};
+use super::filters::duration;
 use super::kinds::SessionSpec;
 use super::objects::Key;
+use crate::headers::frames_message;
 use crate::policy::{Balance, Policy, SessionCookie, SessionHeader, hash};
 
 /// They have another meaning.
@@ -41,7 +42,7 @@ pub(super) fn policy(
     let header = HeaderName::from_str(&name).map_err(|_| bad())?;
     let lifetime = spec.absolute_timeout.as_deref().map(duration).transpose()?;
     let balance = if spec.is_header() {
-        if FRAMING.contains(&header) || TAKEN.contains(&header) {
+        if frames_message(&header) || TAKEN.contains(&header) {
             return Err(bad());
         }
         Balance::Header(SessionHeader { name: header, lifetime })

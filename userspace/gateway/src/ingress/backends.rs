@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::endpoint_tls::{EndpointTls, EndpointTlsError};
 use super::endpoints::SliceFacts;
 use super::facts::PortName;
 use super::problem::Problem;
-use super::states::ServiceStates;
+use super::states::{SecretStates, ServiceStates};
 use crate::config::{Backend, Protocol};
 
 /// What requests of a route go to.
@@ -19,6 +20,8 @@ pub(super) struct BackendKey {
     pub(super) protocol: Option<Protocol>,
     /// The Service's own address is the endpoint.
     pub(super) by_service: bool,
+    /// `None`: in the clear.
+    pub(super) tls: Option<EndpointTls>,
 }
 
 /// By index.
@@ -36,41 +39,44 @@ struct Slot {
     key: Option<BackendKey>,
     /// Ingresses that lead to it.
     ingresses: BTreeSet<Arc<str>>,
-    /// With the endpoints of now. `None`: the Service or one of its slices changed.
+    /// With the endpoints of now. `None`: the Service, one of its slices or the Secret changed.
     made: Option<(Arc<Backend>, Option<Fault>)>,
 }
 
 /// Why a backend has no endpoint.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Fault {
     NoService,
     ExternalName,
     NoPort,
+    Tls(EndpointTlsError),
 }
 
 impl BackendKey {
     pub(super) fn new(service: Arc<str>, port: PortName) -> BackendKey {
-        BackendKey { service, port, protocol: None, by_service: false }
+        BackendKey { service, port, protocol: None, by_service: false, tls: None }
     }
 
     fn name(&self) -> Arc<str> {
-        let BackendKey { service, port, protocol, by_service } = self;
+        let BackendKey { service, port, protocol, by_service, tls } = self;
         let protocol = match protocol {
             None => "",
             Some(Protocol::Http1) => "/http1",
             Some(Protocol::H2c) => "/h2c",
         };
-        format!("{service}:{port}{protocol}{}", if *by_service { "/service" } else { "" }).into()
+        let tls = tls.as_ref().map(|tls| format!("/tls-{:016x}", tls.id())).unwrap_or_default();
+        format!("{service}:{port}{protocol}{}{tls}", if *by_service { "/service" } else { "" }).into()
     }
 
     fn make(
         &self,
         services: &ServiceStates,
         slices: Option<&BTreeMap<Arc<str>, SliceFacts>>,
+        secrets: &SecretStates,
     ) -> (Arc<Backend>, Option<Fault>) {
-        let BackendKey { service, port, protocol: said, by_service } = self;
+        let BackendKey { service, port, protocol: said, by_service, tls } = self;
         let nothing = |fault| (Protocol::Http1, Vec::new(), Some(fault));
-        let (protocol, endpoints, fault) = match services.get(service) {
+        let (protocol, mut endpoints, mut fault) = match services.get(service) {
             None => nothing(Fault::NoService),
             Some(facts) if facts.is_external_name => nothing(Fault::ExternalName),
             Some(facts) => match facts.port(port) {
@@ -79,7 +85,15 @@ impl BackendKey {
                 Some(port) => (said.unwrap_or(port.protocol), facts.endpoints(port, slices), None),
             },
         };
-        (Arc::new(Backend { name: self.name(), protocol, tls: None, endpoints }), fault)
+        let tls = match tls.as_ref().map(|tls| tls.make(service, secrets)).transpose() {
+            Ok(tls) => tls.map(Arc::new),
+            Err(error) => {
+                // Nothing is sent in the clear instead.
+                (endpoints, fault) = (Vec::new(), Some(Fault::Tls(error)));
+                None
+            }
+        };
+        (Arc::new(Backend { name: self.name(), protocol, tls, endpoints }), fault)
     }
 }
 
@@ -129,11 +143,22 @@ impl Backends {
         }
     }
 
+    /// A Secret changed.
+    pub(super) fn touch_secret(&mut self, secret: &str) {
+        for slot in &mut self.slots {
+            let tls = slot.key.as_ref().and_then(|key| key.tls.as_ref());
+            if tls.is_some_and(|tls| tls.secret.as_deref() == Some(secret)) {
+                slot.made = None;
+            }
+        }
+    }
+
     /// All of them, with the endpoints of now, and what is wrong with them.
     pub(super) fn all(
         &mut self,
         services: &ServiceStates,
         slices: &HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
+        secrets: &SecretStates,
     ) -> (Vec<Arc<Backend>>, Vec<Problem>) {
         let nothing = Arc::new(Backend {
             name: "".into(),
@@ -147,11 +172,12 @@ impl Backends {
                 return nothing.clone();
             };
             let (backend, fault) =
-                slot.made.get_or_insert_with(|| key.make(services, slices.get(&key.service)));
-            problems.extend(fault.map(|fault| match fault {
+                slot.made.get_or_insert_with(|| key.make(services, slices.get(&key.service), secrets));
+            problems.extend(fault.as_ref().map(|fault| match fault {
                 Fault::NoService => Problem::no_service(ingress, &key.service),
                 Fault::ExternalName => Problem::external_name(ingress, &key.service),
                 Fault::NoPort => Problem::no_port(ingress, &key.service, &key.port),
+                Fault::Tls(error) => Problem::bad_endpoint_tls(ingress, &key.service, error),
             }));
             backend.clone()
         });

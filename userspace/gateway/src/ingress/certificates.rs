@@ -4,37 +4,63 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use super::client_checks::ClientChecks;
 use super::facts::IngressFacts;
 use super::problem::Problem;
 use super::states::SecretStates;
 use crate::certificate::{Certificate, Stapled};
-use crate::config::{TlsAction, TlsServer, TlsServers};
+use crate::client_check::ClientCheck;
+use crate::config::{StreamRoute, TlsAction, TlsServer, TlsServers};
 use crate::routing::{HostPattern, HostTable};
 
 /// What Ingresses say about TLS, compiled.
 #[derive(Default)]
 pub(super) struct Certificates {
-    pub(super) servers: Arc<TlsServers>,
+    table: HostTable<Arc<TlsServer>>,
+    /// Of the table.
+    servers: Arc<TlsServers>,
     pub(super) problems: Vec<Problem>,
     /// When the next certificate expires, in seconds since 1970.
     pub(super) next_expiry: Option<i64>,
 }
 
 impl Certificates {
-    /// Of two certificates for a host the older Ingress' is in force.
+    /// Of two certificates for a host, and of two checks of its clients, the older Ingress' is in force.
     pub(super) fn compile<'i>(
         ingresses: impl Iterator<Item = (&'i Arc<str>, &'i IngressFacts)>,
         secrets: &SecretStates,
+        checks: &ClientChecks,
         now: i64,
     ) -> Certificates {
-        let mut with_tls: Vec<_> = ingresses.filter(|(_, facts)| !facts.tls.is_empty()).collect();
-        with_tls.sort_by_key(|(key, facts)| (facts.created, *key));
+        let mut by_age: Vec<_> = ingresses.collect();
+        by_age.sort_by_key(|(key, facts)| (facts.created, *key));
         let mut builder = Builder { now, ..Builder::default() };
-        for (key, facts) in with_tls {
+        for (key, facts) in &by_age {
             builder.add(secrets, key, facts);
         }
+        for (host, check) in checks.by_host(&by_age, secrets) {
+            builder.check_clients(&host, &check);
+        }
         let Builder { table, problems, next_expiry, .. } = builder;
-        Certificates { servers: Arc::new(TlsServers::new(table)), problems, next_expiry }
+        Certificates { servers: Arc::new(TlsServers::new(table.clone())), table, problems, next_expiry }
+    }
+
+    /// The servers, with those that pass connections on to endpoints instead.
+    pub(super) fn servers<'p>(
+        &self,
+        passthroughs: impl Iterator<Item = &'p (HostPattern, Arc<StreamRoute>)>,
+    ) -> Arc<TlsServers> {
+        let mut passthroughs = passthroughs.peekable();
+        if passthroughs.peek().is_none() {
+            return self.servers.clone();
+        }
+        let mut table = self.table.clone();
+        for (host, stream) in passthroughs {
+            let action = TlsAction::Passthrough(stream.clone());
+            let server = Arc::new(TlsServer { certificates: Vec::new(), clients: None, action });
+            table.set(host.clone(), server);
+        }
+        Arc::new(TlsServers::new(table))
     }
 }
 
@@ -60,6 +86,19 @@ impl Builder {
                 self.next_expiry = Some(self.next_expiry.map_or(*at, |next| next.min(*at)));
             }
         }
+    }
+
+    /// Clients of the host are asked for certificates, whatever server of several hosts it has.
+    fn check_clients(&mut self, host: &HostPattern, check: &Arc<ClientCheck>) {
+        // A name that the pattern stands for.
+        let name = match host {
+            HostPattern::Exact(name) => name.to_string(),
+            HostPattern::OneLabel(suffix) | HostPattern::Suffix(suffix) => format!("*.{suffix}"),
+            HostPattern::Any => String::new(),
+        };
+        let Some(server) = self.table.find(&name).next() else { return };
+        let server = Arc::new(TlsServer { clients: Some(check.clone()), ..TlsServer::clone(server) });
+        self.table.set(host.clone(), server);
     }
 
     fn add(&mut self, secrets: &SecretStates, key: &Arc<str>, facts: &IngressFacts) {

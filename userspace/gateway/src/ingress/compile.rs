@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::Index;
 use super::backends::{BackendKey, Backends};
+use super::endpoint_tls::EndpointTls;
 use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
 use super::policies::CanaryRule;
 use super::problem::Problem;
-use crate::config::{Route, Routes};
+use crate::config::{Part, Route, Routes, StreamRoute};
 use crate::routing::{Conditions, HostPattern, PathMatch, RouteTable, Rule};
 
 /// What is made of some Ingresses. It depends on no other Ingress.
@@ -19,6 +20,8 @@ pub(super) struct Compiled {
     pub(super) problems: Vec<Problem>,
     /// Backends that the routes lead to, each with the Ingress that names it.
     pub(super) backends: BTreeSet<(usize, Arc<str>)>,
+    /// Hosts whose handshakes endpoints answer.
+    pub(super) passthroughs: Vec<(HostPattern, Arc<StreamRoute>)>,
 }
 
 /// Compiles Ingress by Ingress, the oldest first.
@@ -34,6 +37,7 @@ pub(super) struct Builder<'a> {
     /// By host and path.
     pub(super) canaries: HashMap<(HostPattern, Box<str>), CanaryRule<'a>>,
     pub(super) problems: Vec<Problem>,
+    passthroughs: Vec<(HostPattern, Arc<StreamRoute>)>,
 }
 
 /// `ingresses`: those that the gateway serves and that have a host in common with one of them, the oldest first.
@@ -51,6 +55,7 @@ pub(super) fn compile(
         hosts: HashSet::new(),
         canaries: HashMap::new(),
         problems: Vec::new(),
+        passthroughs: Vec::new(),
     };
     let (canaries, mains): (Vec<_>, Vec<_>) =
         ingresses.iter().copied().partition(|(_, facts)| facts.settings.canary.is_on);
@@ -75,8 +80,8 @@ pub(super) fn compile(
     });
     let lone: Vec<_> = lone.collect();
     builder.problems.extend(lone);
-    let Builder { rules, defaults, backends, problems, .. } = builder;
-    Compiled { routes: RouteTable::compile(rules, defaults), problems, backends }
+    let Builder { rules, defaults, backends, problems, passthroughs, .. } = builder;
+    Compiled { routes: RouteTable::compile(rules, defaults), problems, backends, passthroughs }
 }
 
 /// The hosts that an Ingress has, or would have if no other one had them. What is made of it depends only on Ingresses with one of
@@ -116,6 +121,9 @@ impl Builder<'_> {
                 Entry::Vacant(free) => drop(free.insert(key.clone())),
             }
             self.hosts.insert(host.clone());
+            if facts.settings.passes_tls && *path == PathMatch::Prefix("/".into()) {
+                self.pass_through(key, facts, host, backend);
+            }
             let target = self.route(index, key, facts, backend, Some(rule));
             let (host, path) = (host.clone(), path.clone());
             self.rules.push(Rule { host, path, conditions: Conditions::default(), target });
@@ -130,7 +138,22 @@ impl Builder<'_> {
         }
     }
 
-    /// Its index; `None`: a resource, which is not served.
+    /// Connections for the host go to the endpoints as they are.
+    fn pass_through(
+        &mut self,
+        key: &Arc<str>,
+        facts: &IngressFacts,
+        host: &HostPattern,
+        backend: &BackendFacts,
+    ) {
+        let BackendFacts::Service(service, port) = backend else { return };
+        let at = self.index_of(key, BackendKey::new(service.clone(), port.clone()));
+        let parts = vec![Part { backend: Some(at), weight: 1 }];
+        let stream = StreamRoute { counters: facts.counters.clone(), parts };
+        self.passthroughs.push((host.clone(), Arc::new(stream)));
+    }
+
+    /// Its index; `None`: what it is cannot be served.
     pub(super) fn backend(
         &mut self,
         key: &Arc<str>,
@@ -138,9 +161,17 @@ impl Builder<'_> {
         backend: &BackendFacts,
     ) -> Option<usize> {
         let BackendFacts::Service(service, port) = backend else { return None };
-        let (protocol, by_service) = (facts.settings.protocol, facts.settings.by_service);
-        let wanted = BackendKey { service: service.clone(), port: port.clone(), protocol, by_service };
-        Some(self.index_of(key, wanted))
+        let settings = &facts.settings;
+        let tls = match EndpointTls::of(&settings.endpoint_tls, key) {
+            Ok(tls) => tls,
+            Err(error) => {
+                self.problems.push(Problem::bad_endpoint_tls(key, service, error));
+                return None;
+            }
+        };
+        let (service, port) = (service.clone(), port.clone());
+        let (protocol, by_service) = (settings.protocol, settings.by_service);
+        Some(self.index_of(key, BackendKey { service, port, protocol, by_service, tls }))
     }
 
     pub(super) fn index_of(&mut self, ingress: &Arc<str>, key: BackendKey) -> usize {

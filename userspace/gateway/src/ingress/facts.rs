@@ -12,7 +12,7 @@ use super::acme_facts::AcmeFacts;
 use super::annotations::{PREFIX, Settings, pattern};
 use super::problem::Problem;
 use crate::counters::RouteCounters;
-use crate::policy::RateLimit;
+use crate::policy::{RateLimit, Verdicts};
 use crate::routing::{HostPattern, PathMatch, normalise};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -39,6 +39,8 @@ pub(super) struct IngressFacts {
     pub(super) settings: Arc<Settings>,
     /// Of the settings, and at work since the Ingress had them first.
     pub(super) rate: Option<Arc<RateLimit>>,
+    /// Answers of the service that authenticates, since the Ingress had its annotations.
+    pub(super) verdicts: Option<Arc<Verdicts>>,
     /// Those that the settings are made from.
     annotations: BTreeMap<String, String>,
 }
@@ -99,6 +101,11 @@ impl IngressFacts {
         };
         let rates = settings.rates();
         let kept = old.and_then(|old| old.rate.clone()).filter(|kept| Some(kept.rates()) == rates.as_ref());
+        let same = old.filter(|old| old.annotations == annotations);
+        let verdicts = match same {
+            Some(old) => old.verdicts.clone(),
+            None => settings.verdicts().map(Arc::new),
+        };
         let mut facts = IngressFacts {
             created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             class: class.map(|class| class.as_str().into()),
@@ -113,6 +120,7 @@ impl IngressFacts {
             },
             acme: AcmeFacts::parse(ingress),
             rate: kept.or_else(|| rates.map(|rates| Arc::new(RateLimit::new(rates)))),
+            verdicts,
             annotations,
             settings,
         };
@@ -190,6 +198,11 @@ impl IngressFacts {
             None => PortName::Number(port.and_then(|port| port.number).unwrap_or_default()),
         };
         BackendFacts::Service(format!("{namespace}/{}", service.name).into(), port)
+    }
+
+    /// Whether TLS towards clients depends on it.
+    pub(super) fn concerns_handshakes(&self) -> bool {
+        !self.tls.is_empty() || self.settings.clients.secret.is_some()
     }
 
     /// Whether both lead requests to the same Services.

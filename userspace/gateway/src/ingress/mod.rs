@@ -10,9 +10,12 @@ mod acme_facts;
 pub mod annotations;
 mod backends;
 mod certificates;
+mod client_checks;
 mod compile;
+mod endpoint_tls;
 mod endpoints;
 pub(crate) mod facts;
+mod headers;
 mod policies;
 mod problem;
 pub(crate) mod states;
@@ -32,10 +35,11 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 pub use problem::Problem;
 
 use crate::acme::Challenges;
-use crate::config::{Backend, Config, Listener, Protocol, Routes};
+use crate::config::{Backend, Config, Listener, Protocol};
 use crate::gateway_api::{self, PortKey, PortTls, Publication, StatusUpdate};
 use crate::routing::HostTable;
 use certificates::Certificates;
+use client_checks::ClientChecks;
 use endpoints::{ServiceFacts, SliceFacts};
 use facts::{IngressFacts, PortName};
 use states::{ConfigMapState, ConfigMapStates, SecretState, SecretStates, ServiceStates, key_of};
@@ -67,6 +71,7 @@ pub struct Index {
     config_maps: ConfigMapStates,
     /// Secrets of users.
     users: HashMap<Arc<str>, Users>,
+    client_checks: ClientChecks,
     challenges: Arc<Challenges>,
     units: Units,
     /// `None`: an Ingress with TLS or a Secret changed.
@@ -103,6 +108,7 @@ impl Index {
             secrets: HashMap::new(),
             config_maps: HashMap::new(),
             users: HashMap::new(),
+            client_checks: ClientChecks::default(),
             challenges: Arc::default(),
             units: Units::default(),
             certificates: None,
@@ -126,7 +132,7 @@ impl Index {
         // A status is written by the gateway itself, and changes no rule.
         if old.is_none_or(|old| !old.has_equal_rules(&facts)) {
             self.units.change(&key, old, Some(&facts));
-            if old.into_iter().chain([&facts]).any(|facts| !facts.tls.is_empty()) {
+            if old.into_iter().chain([&facts]).any(IngressFacts::concerns_handshakes) {
                 self.certificates = None;
             }
         }
@@ -136,7 +142,7 @@ impl Index {
     pub fn delete_ingress(&mut self, key: &str) {
         if let Some((key, old)) = self.ingresses.remove_entry(key) {
             self.units.change(&key, Some(&old), None);
-            if !old.tls.is_empty() {
+            if old.concerns_handshakes() {
                 self.certificates = None;
             }
         }
@@ -239,7 +245,8 @@ impl Index {
             _ => drop(self.users.remove(key)),
         }
         self.secrets.insert(key.clone(), state);
-        self.units.users_changed(key);
+        self.units.named_changed(key);
+        self.units.backends.touch_secret(key);
         self.certificates = None;
         self.are_inputs_stale |= self.gateway_api.named().secrets.contains(key);
     }
@@ -248,12 +255,14 @@ impl Index {
     pub fn apply_config_map(&mut self, key: &Arc<str>, config_map: Option<&ConfigMap>) {
         let state = ConfigMapState::parse(config_map, self.config_maps.remove(key));
         self.config_maps.insert(key.clone(), state);
+        self.units.named_changed(key);
         self.are_inputs_stale |= self.gateway_api.named().config_maps.contains(key);
     }
 
     /// The ConfigMaps that the gateway's objects name. Others are forgotten.
     pub fn config_maps(&mut self) -> BTreeSet<Arc<str>> {
-        let named = self.gateway_api.named().config_maps;
+        let named = self.claimed().flat_map(|(key, facts)| facts.settings.config_maps(key));
+        let named: BTreeSet<_> = named.chain(self.gateway_api.named().config_maps).collect();
         self.config_maps.retain(|key, _| named.contains(key));
         named
     }
@@ -266,8 +275,7 @@ impl Index {
     /// The Secrets that the gateway's Ingresses and Gateways name. Others are forgotten.
     pub fn secrets(&mut self) -> BTreeSet<Arc<str>> {
         let named = self.claimed().flat_map(|(key, facts)| {
-            let users = facts.settings.users_of(key);
-            facts.tls.iter().filter_map(|tls| tls.secret.clone()).chain(users.ok().flatten())
+            facts.tls.iter().filter_map(|tls| tls.secret.clone()).chain(facts.settings.secrets(key))
         });
         let named: BTreeSet<_> = named.chain(self.gateway_api.named().secrets).collect();
         self.secrets.retain(|key, _| named.contains(key));
@@ -286,14 +294,14 @@ impl Index {
         units.update(self);
         let certificates = match self.certificates.take() {
             Some(certificates) if certificates.next_expiry.is_none_or(|at| at > now) => certificates,
-            _ => Certificates::compile(self.claimed(), &self.secrets, now),
+            _ => Certificates::compile(self.claimed(), &self.secrets, &self.client_checks, now),
         };
-        let (backends, mut problems) = units.backends.all(&self.services, &self.slices);
+        let (backends, mut problems) = units.backends.all(&self.services, &self.slices, &self.secrets);
         problems.extend(units.problems().chain(&certificates.problems).cloned());
         problems.sort();
         problems.dedup();
         let counters = self.claimed().map(|(_, facts)| facts.counters.clone()).collect();
-        let listeners = self.listeners(&units.routes, &certificates);
+        let listeners = self.listeners(&units, &certificates);
         let challenges = self.challenges.clone();
         let mut config = Config { listeners, backends, counters, challenges };
         let next_expiry = certificates.next_expiry;
@@ -303,17 +311,18 @@ impl Index {
     }
 
     /// Those of Ingresses. A port is open while an Ingress needs it.
-    fn listeners(&self, routes: &Arc<Routes>, certificates: &Certificates) -> BTreeMap<u16, Listener> {
+    fn listeners(&self, units: &Units, certificates: &Certificates) -> BTreeMap<u16, Listener> {
         let Ports { http, https } = self.ports;
         let http = http.filter(|_| self.claimed().next().is_some());
-        let https = https.filter(|_| self.claimed().any(|(_, facts)| !facts.tls.is_empty()));
-        let hosts = Arc::new(HostTable::of_any(routes.clone()));
+        let has_tls = |facts: &IngressFacts| !facts.tls.is_empty() || facts.settings.passes_tls;
+        let https = https.filter(|_| self.claimed().any(|(_, facts)| has_tls(facts)));
+        let hosts = Arc::new(HostTable::of_any(units.routes.clone()));
         let listener = |port, tls| {
             let hosts = hosts.clone();
             (port, Listener { public_port: port, hosts, tls, stream: None, identity: None })
         };
         let of_http = http.map(|port| listener(port, None));
-        let of_https = https.map(|port| listener(port, Some(certificates.servers.clone())));
+        let of_https = https.map(|port| listener(port, Some(certificates.servers(units.passthroughs()))));
         of_http.into_iter().chain(of_https).collect()
     }
 

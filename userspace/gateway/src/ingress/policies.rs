@@ -5,15 +5,16 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::Index;
-use super::annotations::{Resolved, ServiceAddress, pattern};
+use super::annotations::{Headers, Resolved, ServiceAddress, pattern};
 use super::backends::BackendKey;
 use super::compile::{Builder, other_of};
 use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
+use super::headers::headers_of;
 use super::problem::Problem;
 use super::states::SecretState;
 use crate::config::Route;
 use crate::filters::Redirect;
-use crate::policy::{BasicAuth, Policy, TemplateRedirect};
+use crate::policy::{BasicAuth, ClientCertificates, Policy, TemplateRedirect};
 use crate::routing::{Conditions, HostPattern, PathMatch, Rule};
 
 /// The class whose Ingresses redirect to TLS unless they say otherwise, as ingress-nginx does.
@@ -48,8 +49,8 @@ impl Builder<'_> {
         let settings = &facts.settings;
         let nothing = || Arc::new(Route { counters: counters.clone(), ..Route::default() });
         let Some(at) = self.backend(key, facts, backend) else { return nothing() };
-        let basic = match self.users(index, key, facts) {
-            Ok(basic) => basic,
+        let named = match Named::find(index, key, facts) {
+            Ok(named) => named,
             Err(problem) => {
                 self.problems.push(problem);
                 return nothing();
@@ -68,7 +69,11 @@ impl Builder<'_> {
             key,
             https_port: index.ports.https.filter(|_| redirects(facts, rule)),
             rate: facts.rate.clone(),
-            basic,
+            basic: named.basic,
+            clients: named.clients,
+            verdicts: facts.verdicts.clone(),
+            external_headers: named.external_headers,
+            response_headers: named.response_headers,
             external,
             mirror,
             default_backend,
@@ -83,29 +88,6 @@ impl Builder<'_> {
         let namespace = address.namespace.as_deref().unwrap_or(own);
         let service = format!("{namespace}/{}", address.name).into();
         self.index_of(key, BackendKey::new(service, PortName::Number(address.port)))
-    }
-
-    fn users(
-        &self,
-        index: &Index,
-        key: &Arc<str>,
-        facts: &IngressFacts,
-    ) -> Result<Option<Arc<BasicAuth>>, Problem> {
-        let settings = &facts.settings;
-        let secret = match settings.users_of(key) {
-            Ok(Some(secret)) => secret,
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(Problem::bad_users(key, &"".into(), error)),
-        };
-        let Some(users) = index.users.get(&secret) else {
-            return Err(match index.secrets.get(&secret) {
-                Some(SecretState::Missing) => Problem::no_secret(key, &secret),
-                _ => Problem::bad_users(key, &secret, "it was not read, or is of another kind"),
-            });
-        };
-        let realm = settings.basic_realm.as_deref().unwrap_or(REALM);
-        let made = users.authentication(settings.basic_is_map, realm);
-        made.map(Some).map_err(|error| Problem::bad_users(key, &secret, error))
     }
 
     /// The canary of a rule.
@@ -179,6 +161,46 @@ impl Builder<'_> {
             self.rules.push(Rule { host, path, conditions: Conditions::default(), target });
         }
     }
+}
+
+/// What an Ingress names in its annotations beside Services. Without it, requests that should be kept out could come in.
+struct Named {
+    basic: Option<Arc<BasicAuth>>,
+    clients: Option<ClientCertificates>,
+    external_headers: Headers,
+    response_headers: Headers,
+}
+
+impl Named {
+    fn find(index: &Index, key: &Arc<str>, facts: &IngressFacts) -> Result<Named, Problem> {
+        let settings = &facts.settings;
+        let headers =
+            |config_map: &Option<Box<str>>| headers_of(key, config_map.as_deref(), &index.config_maps);
+        Ok(Named {
+            basic: users(index, key, facts)?,
+            clients: index.client_checks.of(key, facts, &index.secrets)?,
+            external_headers: headers(&settings.external_set_headers)?,
+            response_headers: headers(&settings.response_headers)?,
+        })
+    }
+}
+
+fn users(index: &Index, key: &Arc<str>, facts: &IngressFacts) -> Result<Option<Arc<BasicAuth>>, Problem> {
+    let settings = &facts.settings;
+    let secret = match settings.users_of(key) {
+        Ok(Some(secret)) => secret,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(Problem::bad_users(key, &"".into(), error)),
+    };
+    let Some(users) = index.users.get(&secret) else {
+        return Err(match index.secrets.get(&secret) {
+            Some(SecretState::Missing) => Problem::no_secret(key, &secret),
+            _ => Problem::bad_users(key, &secret, "it was not read, or is of another kind"),
+        });
+    };
+    let realm = settings.basic_realm.as_deref().unwrap_or(REALM);
+    let made = users.authentication(settings.basic_is_map, realm);
+    made.map(Some).map_err(|error| Problem::bad_users(key, &secret, error))
 }
 
 /// The expression of a rule's path, as ingress-nginx makes it.

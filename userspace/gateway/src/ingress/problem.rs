@@ -34,6 +34,12 @@ enum Kind {
     LoneCanary(Box<str>),
     /// The Secret of the users, and why it cannot be used.
     BadUsers(Arc<str>, String),
+    /// The Secret with authorities for clients, and why it cannot be used.
+    BadClients(Box<str>, String),
+    /// The ConfigMap with headers, and why it cannot be used.
+    BadHeaders(Box<str>, String),
+    /// The Service whose endpoints cannot be spoken to over TLS, and why.
+    BadEndpointTls(Arc<str>, String),
 }
 
 impl Problem {
@@ -100,6 +106,22 @@ impl Problem {
         Problem::new(ingress, Kind::BadUsers(secret.clone(), error.to_string()))
     }
 
+    pub(super) fn bad_clients(ingress: &Arc<str>, secret: &str, error: impl fmt::Display) -> Problem {
+        Problem::new(ingress, Kind::BadClients(secret.into(), error.to_string()))
+    }
+
+    pub(super) fn bad_headers(ingress: &Arc<str>, config_map: &str, error: impl fmt::Display) -> Problem {
+        Problem::new(ingress, Kind::BadHeaders(config_map.into(), error.to_string()))
+    }
+
+    pub(super) fn bad_endpoint_tls(
+        ingress: &Arc<str>,
+        service: &Arc<str>,
+        error: impl fmt::Display,
+    ) -> Problem {
+        Problem::new(ingress, Kind::BadEndpointTls(service.clone(), error.to_string()))
+    }
+
     pub(super) fn duplicate(ingress: &Arc<str>, rule: String, older: &Arc<str>) -> Problem {
         Problem::new(ingress, Kind::Duplicate(rule.into(), older.clone()))
     }
@@ -120,6 +142,9 @@ impl Problem {
             Kind::Annotation(finding) => finding.reason(),
             Kind::LoneCanary(_) => "LoneCanary",
             Kind::BadUsers(..) => "InvalidUsers",
+            Kind::BadClients(..) => "InvalidAuthorities",
+            Kind::BadHeaders(..) => "InvalidHeaders",
+            Kind::BadEndpointTls(..) => "InvalidBackendTLS",
         }
     }
 }
@@ -162,6 +187,21 @@ impl fmt::Display for Problem {
             }
             Kind::BadUsers(secret, error) => {
                 write!(out, "the users in Secret {secret}: {error}; requests for the Ingress get 503")
+            }
+            Kind::BadClients(secret, error) => {
+                write!(
+                    out,
+                    "the authorities for clients in Secret {secret}: {error}; requests for the Ingress get 503"
+                )
+            }
+            Kind::BadHeaders(config_map, error) => {
+                write!(
+                    out,
+                    "the headers in ConfigMap {config_map}: {error}; requests for the Ingress get 503"
+                )
+            }
+            Kind::BadEndpointTls(service, error) => {
+                write!(out, "TLS to the endpoints of Service {service}: {error}; requests for it get 503")
             }
             Kind::Duplicate(rule, older) => {
                 write!(out, "the rule {rule} has no effect; Ingress {older} is older")

@@ -2,7 +2,7 @@
 //! hosts that shares all others.
 //!
 //! A unit is a set of Ingresses in which each has a host in common with another one. [`Units::change`] is called for each change of an
-//! Ingress, [`Units::users_changed`] for each of a Secret, and [`Units::reset`] when it is not known what changed; then
+//! Ingress, [`Units::named_changed`] for each of a Secret or a ConfigMap, and [`Units::reset`] when it is not known what changed; then
 //! [`Units::update`].
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +13,7 @@ use super::backends::Backends;
 use super::compile::{Compiled, compile, hosts_of};
 use super::facts::IngressFacts;
 use super::problem::Problem;
-use crate::config::Routes;
+use crate::config::{Routes, StreamRoute};
 use crate::routing::HostPattern;
 
 #[derive(Default)]
@@ -25,7 +25,8 @@ pub(super) struct Units {
     unit_of: HashMap<Arc<str>, usize>,
     /// Ingresses, of any class.
     with_host: HashMap<HostPattern, Vec<Arc<str>>>,
-    with_users: HashMap<Arc<str>, Vec<Arc<str>>>,
+    /// By the key of a Secret or of a ConfigMap that annotations name.
+    naming: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Ingresses that changed.
     stale: BTreeSet<Arc<str>>,
 }
@@ -36,6 +37,7 @@ struct Unit {
     hosts: Box<[HostPattern]>,
     problems: Box<[Problem]>,
     backends: Box<[(usize, Arc<str>)]>,
+    passthroughs: Box<[(HostPattern, Arc<StreamRoute>)]>,
 }
 
 impl Units {
@@ -45,24 +47,24 @@ impl Units {
             for host in hosts_of(facts) {
                 remove(&mut self.with_host, &host, key);
             }
-            if let Ok(Some(secret)) = facts.settings.users_of(key) {
-                remove(&mut self.with_users, &secret, key);
+            for named in named_by(key, facts) {
+                remove(&mut self.naming, &named, key);
             }
         }
         if let Some(facts) = new {
             for host in hosts_of(facts) {
                 self.with_host.entry(host).or_default().push(key.clone());
             }
-            if let Ok(Some(secret)) = facts.settings.users_of(key) {
-                self.with_users.entry(secret).or_default().push(key.clone());
+            for named in named_by(key, facts) {
+                self.naming.entry(named).or_default().push(key.clone());
             }
         }
         self.stale.insert(key.clone());
     }
 
-    /// The users of a Secret changed.
-    pub(super) fn users_changed(&mut self, secret: &str) {
-        self.stale.extend(self.with_users.get(secret).into_iter().flatten().cloned());
+    /// A Secret or a ConfigMap with this key changed.
+    pub(super) fn named_changed(&mut self, key: &str) {
+        self.stale.extend(self.naming.get(key).into_iter().flatten().cloned());
     }
 
     /// All has to be made again, of these Ingresses.
@@ -109,7 +111,7 @@ impl Units {
 
     fn end_unit_of(&mut self, key: &Arc<str>, pending: &mut BTreeSet<Arc<str>>) {
         let Some(unit) = self.unit_of.get(key).and_then(|unit| self.units.remove(unit)) else { return };
-        let Unit { ingresses, hosts, problems: _, backends } = unit;
+        let Unit { ingresses, hosts, backends, .. } = unit;
         let routes = Arc::make_mut(&mut self.routes);
         hosts.iter().for_each(|host| routes.remove(host));
         backends.iter().for_each(|(at, ingress)| self.backends.release(*at, ingress));
@@ -125,19 +127,35 @@ impl Units {
         let mut by_age: Vec<_> =
             ingresses.iter().filter_map(|key| Some((key, index.claimed_one(key)?))).collect();
         by_age.sort_by_key(|(key, facts)| (facts.created, *key));
-        let Compiled { routes, problems, backends } = compile(index, &by_age, &mut self.backends);
+        let Compiled { routes, problems, backends, passthroughs } =
+            compile(index, &by_age, &mut self.backends);
         let hosts = routes.patterns().collect::<BTreeSet<_>>().into_iter().collect();
         Arc::make_mut(&mut self.routes).absorb(routes);
         let number = self.next;
         self.next += 1;
         self.unit_of.extend(ingresses.iter().map(|key| (key.clone(), number)));
-        let (ingresses, backends) = (ingresses.into_iter().collect(), backends.into_iter().collect());
-        self.units.insert(number, Unit { ingresses, hosts, problems: problems.into(), backends });
+        let unit = Unit {
+            ingresses: ingresses.into_iter().collect(),
+            hosts,
+            problems: problems.into(),
+            backends: backends.into_iter().collect(),
+            passthroughs: passthroughs.into(),
+        };
+        self.units.insert(number, unit);
+    }
+
+    /// Hosts whose handshakes endpoints answer.
+    pub(super) fn passthroughs(&self) -> impl Iterator<Item = &(HostPattern, Arc<StreamRoute>)> {
+        self.units.values().flat_map(|unit| unit.passthroughs.iter())
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.units.values().flat_map(|unit| unit.problems.iter())
     }
+}
+
+fn named_by(key: &str, facts: &IngressFacts) -> BTreeSet<Arc<str>> {
+    facts.settings.secrets(key).chain(facts.settings.config_maps(key)).collect()
 }
 
 fn remove<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<Arc<str>>>, at: &K, key: &Arc<str>) {

@@ -16,6 +16,8 @@ pub enum Balance {
     Turns,
     /// Requests with the same text get the same endpoint; when endpoints change, few of them get another one.
     Hash(Template),
+    /// Requests with the same text get one of so many endpoints.
+    Subset(Template, usize),
     Cookie(SessionCookie),
     Header(SessionHeader),
 }
@@ -48,6 +50,8 @@ pub(crate) enum Preference {
     #[default]
     Turns,
     Key(u64),
+    /// One of the first endpoints of a key.
+    Subset(u64, usize),
     Endpoint(u64),
 }
 
@@ -57,6 +61,7 @@ impl Balance {
         match self {
             Balance::Turns => Preference::Turns,
             Balance::Hash(key) => Preference::Key(hash(&key.fill(values))),
+            Balance::Subset(key, size) => Preference::Subset(hash(&key.fill(values)), *size),
             Balance::Cookie(session) => {
                 let text = cookie(values.headers, &session.name);
                 Preference::of_session(text, session.lifetime, now)
@@ -79,7 +84,7 @@ impl Balance {
         now: Duration,
     ) -> Option<(HeaderName, HeaderValue)> {
         match self {
-            Balance::Turns | Balance::Hash(_) => None,
+            Balance::Turns | Balance::Hash(_) | Balance::Subset(..) => None,
             Balance::Cookie(session) => {
                 session.set(asked, endpoint, exists, user_agent, now).map(|cookie| (SET_COOKIE, cookie))
             }

@@ -14,6 +14,8 @@ pub struct Canary {
     pub cookie: Option<Box<str>>,
     pub weight: u32,
     pub total: u32,
+    /// A session that began at an endpoint of the canary, or of what it is a part of, goes on there.
+    pub keeps_sessions: bool,
 }
 
 /// Values of the header that lead to the canary.

@@ -6,10 +6,13 @@ mod balance;
 mod basic_auth;
 mod canary;
 mod captures;
+mod client_certificate;
+mod pace;
 mod ranges;
 mod rate;
 mod responses;
 mod template;
+mod verdicts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +24,24 @@ pub(crate) use balance::{Preference, hash, weight};
 pub use basic_auth::{BasicAuth, UsersError};
 pub use canary::{Canary, CanaryHeader};
 pub use captures::CaptureRewrite;
+pub(crate) use client_certificate::Introduction;
+pub use client_certificate::{ClientCertificates, ClientDemand};
+pub use pace::Pace;
 pub use ranges::{Range, Ranges};
 pub(crate) use rate::Admitted;
 pub use rate::{Rate, RateLimit, Rates};
 pub use responses::ResponseRewrites;
 pub(crate) use template::Values;
 pub use template::{Template, UnknownVariable};
+pub(crate) use verdicts::Key;
+pub use verdicts::{CacheRule, Verdicts};
 
 /// The order is that of a request: redirects, clients, rates, authentication, then what its endpoint and its client get.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Requests without TLS are sent to this port.
     pub https_port: Option<u16>,
+    pub clients: Option<ClientCertificates>,
     pub redirect: Option<TemplateRedirect>,
     pub ranges: Ranges,
     /// The client's address or its authentication is enough.
@@ -49,6 +58,10 @@ pub struct Policy {
     pub errors: Option<ErrorPages>,
     /// The backend of requests while the route's has no endpoint.
     pub fallback: Option<usize>,
+    /// How fast the body of a response is sent.
+    pub pace: Option<Pace>,
+    /// The host of copies of requests; `None`: that of the request.
+    pub mirror_host: Option<Template>,
     /// Requests are not in the access log.
     pub is_unlogged: bool,
     /// For a connection to an endpoint.
@@ -82,7 +95,7 @@ pub struct ErrorPages {
 }
 
 /// A service that says whether a request may go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ExternalAuth {
     pub backend: usize,
     pub host: Box<str>,
@@ -90,6 +103,10 @@ pub struct ExternalAuth {
     pub path: Template,
     /// `None`: GET.
     pub method: Option<Method>,
+    /// Headers of the question beside those of the request.
+    pub request_headers: Vec<(HeaderName, http::HeaderValue)>,
+    /// What it said of requests that were like the one that is asked for.
+    pub cache: Option<Arc<Verdicts>>,
     /// Of its response, for the endpoint. What the client says there is removed.
     pub response_headers: Vec<HeaderName>,
     /// Where clients go that it does not know.

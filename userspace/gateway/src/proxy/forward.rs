@@ -193,9 +193,11 @@ pub(super) async fn answer(
             let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
             headers::to_client(&mut head.headers, version, is_switch);
             onward.filter_response(head.status, lease.upstream.id, &mut head.headers);
-            let own = onward.policy.as_ref().and_then(|policy| policy.policy.stream_timeout);
+            let policy = onward.policy.as_ref().map(|policy| &policy.policy);
+            let own = policy.and_then(|policy| policy.stream_timeout);
             let timeout = own.unwrap_or(shared.limits.stream_timeout);
-            Response::from_parts(head, ResponseBody::endpoint(body, lease, timeout, Some(record), open))
+            let body = ResponseBody::endpoint(body, lease, timeout, Some(record), open);
+            Response::from_parts(head, body.paced(policy.and_then(|policy| policy.pace)))
         }
         Ok(Answered::Own(status, headers, text)) => own_response(status, headers, text, record, open),
         Err(refusal) => refuse(&refusal, record, open),
@@ -304,6 +306,9 @@ fn decide(
     let switch = headers::switch_of(head.version, &head.headers).filter(|_| protocol == Protocol::Http1);
     let origin = route.cors.as_ref().and_then(|cors| cors.allowed(&head.headers));
     headers::to_endpoint(&mut head.headers, protocol, switch.clone());
+    if let Some(introduction) = policy.as_ref().and_then(|policy| policy.introduction.as_ref()) {
+        introduction.apply(&mut head.headers);
+    }
     let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
     let mut outgoing = Outgoing { method, host, path, headers, forwarded: Some(forwarded), is_grpc };
     for changes in [&route.filters.request, &filters.request].into_iter().filter(|some| !some.is_empty()) {
@@ -335,7 +340,7 @@ fn prepare(
         query: target.query,
         headers: &head.headers,
     };
-    policy::prepare(policy, snapshot, &values, shared.now_ms()).map(Some)
+    policy::prepare(policy, route, snapshot, client.checked.as_ref(), &values, shared.now_ms()).map(Some)
 }
 
 /// A redirect, or the answer to a preflight.
@@ -487,8 +492,9 @@ async fn send(
         let whole = body.whole(MAX_REPEATED_BYTES).await;
         body = whole.map_err(|error| Refusal::of_body(&error))?;
     }
+    let mirror_host = onward.policy.as_ref().and_then(|policy| policy.mirror_host.as_ref());
     for mirror in mirrors {
-        mirror::send(shared, mirror.clone(), outgoing, &mut body);
+        mirror::send(shared, mirror.clone(), outgoing, mirror_host, &mut body);
     }
     let terms = Terms {
         timeouts: route.timeouts,

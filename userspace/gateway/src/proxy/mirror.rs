@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::Shared;
 use super::exchange::{self, Terms};
 use super::request_body::RequestBody;
@@ -19,12 +21,22 @@ pub(super) fn draw(snapshot: &Snapshot, port: u16, mirrors: &[Mirror]) -> Vec<Ar
 }
 
 /// Sends a copy. The request itself does not wait for it: a copy that is slower than the body is given up.
-pub(super) fn send(shared: &Arc<Shared>, cluster: Arc<Cluster>, outgoing: &Outgoing, body: &mut RequestBody) {
+/// `host`: of the copy, unless it is that of the request.
+pub(super) fn send(
+    shared: &Arc<Shared>,
+    cluster: Arc<Cluster>,
+    outgoing: &Outgoing,
+    host: Option<&HeaderValue>,
+    body: &mut RequestBody,
+) {
     let protocol = match outgoing.is_grpc {
         true => Protocol::H2c,
         false => cluster.backend.protocol,
     };
-    let (shared, head, body) = (shared.clone(), outgoing.clone(), body.copy());
+    let (shared, mut head, body) = (shared.clone(), outgoing.clone(), body.copy());
+    if let Some(host) = host {
+        head.host = host.clone();
+    }
     tokio::spawn(async move {
         // Its response is not used, and what fails here is counted as a failure of the endpoint.
         let _ = exchange::send(&shared, &cluster, protocol, &head, body, &Terms::default()).await;

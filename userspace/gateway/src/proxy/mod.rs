@@ -18,6 +18,7 @@ mod idle_timer;
 mod listener;
 mod mirror;
 mod on_wake;
+mod pacer;
 mod policy;
 mod request_body;
 mod response_body;

@@ -17,9 +17,12 @@ use super::exchange::{self, Terms};
 use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
-use crate::config::Protocol;
+use crate::client_check::CheckedClient;
+use crate::config::{Protocol, Route};
 use crate::outgoing::Outgoing;
-use crate::policy::{Admitted, BasicAuth, ErrorPages, ExternalAuth, Policy, Preference, Values};
+use crate::policy::{
+    Admitted, BasicAuth, ErrorPages, ExternalAuth, Introduction, Key, Policy, Preference, Values,
+};
 
 const X_CODE: HeaderName = HeaderName::from_static("x-code");
 const X_FORMAT: HeaderName = HeaderName::from_static("x-format");
@@ -54,6 +57,10 @@ pub(super) struct Prepared {
     pub(super) preference: Preference,
     pub(super) admitted: Option<Admitted>,
     is_canary: bool,
+    /// What the endpoint learns of the client's certificate.
+    pub(super) introduction: Option<Introduction>,
+    /// Of copies.
+    pub(super) mirror_host: Option<HeaderValue>,
     pub(super) must_authenticate: bool,
     question: Option<Question>,
     error_pages: Option<(Arc<Cluster>, ErrorRequest)>,
@@ -69,6 +76,8 @@ struct Question {
     path: PathAndQuery,
     headers: HeaderMap,
     sign_in: Option<HeaderValue>,
+    /// Under which the answer is kept.
+    cache_key: Option<Key>,
 }
 
 struct ErrorRequest {
@@ -79,10 +88,19 @@ struct ErrorRequest {
 /// Decides what needs no other server.
 pub(super) fn prepare(
     policy: &Arc<Policy>,
+    route: &Route,
     snapshot: &Snapshot,
+    client: Option<&CheckedClient>,
     values: &Values<'_>,
     now_ms: u64,
 ) -> Result<Verdict, Denied> {
+    // Clients have certificates over TLS only, to which others are sent if the route says so.
+    let is_sent_to_tls = policy.https_port.is_some() && !values.is_tls;
+    let clients = policy.clients.as_ref().filter(|_| !is_sent_to_tls);
+    let introduction = match clients.map(|clients| clients.admit(client, values)).transpose() {
+        Ok(introduction) => introduction,
+        Err((status, headers)) => return Ok(Verdict::Own(status, headers)),
+    };
     if let Some((status, location)) = redirect(policy, values) {
         let headers = HeaderValue::from_str(&location).map(|value| HeaderMap::from_iter([(LOCATION, value)]));
         return Ok(Verdict::Own(status, headers.unwrap_or_default()));
@@ -101,13 +119,14 @@ pub(super) fn prepare(
         let request = ErrorRequest { format: values.headers.get(ACCEPT).cloned(), uri };
         Some((snapshot.cluster(pages.backend)?, request))
     });
+    let preference = policy.balance.preference(values, since_1970());
+    let mirror_host = policy.mirror_host.as_ref().map(|host| host.fill(values));
     Ok(Verdict::On(Box::new(Prepared {
-        preference: policy.balance.preference(values, since_1970()),
+        preference,
         admitted: admitted.transpose()?,
-        is_canary: policy
-            .canary
-            .as_ref()
-            .is_some_and(|canary| canary.takes(values.headers, |total| rand::random_range(0..total))),
+        is_canary: takes_canary(policy, route, snapshot, preference, values),
+        introduction,
+        mirror_host: mirror_host.and_then(|host| HeaderValue::from_str(&host).ok()),
         must_authenticate,
         question: external.map(|external| question(external, snapshot, values)).transpose()?,
         error_pages,
@@ -115,6 +134,27 @@ pub(super) fn prepare(
         cookies: Vec::new(),
         policy: policy.clone(),
     })))
+}
+
+/// Whether the canary gets the request. A session goes on where it began if the canary is so.
+fn takes_canary(
+    policy: &Policy,
+    route: &Route,
+    snapshot: &Snapshot,
+    preference: Preference,
+    values: &Values<'_>,
+) -> bool {
+    let Some(canary) = &policy.canary else { return false };
+    if let (true, Preference::Endpoint(id)) = (canary.keeps_sessions, preference) {
+        let has = |backend| snapshot.cluster(backend).is_some_and(|cluster| cluster.has(id));
+        if route.backends.iter().filter_map(|backend| backend.backend).any(has) {
+            return false;
+        }
+        if has(canary.backend) {
+            return true;
+        }
+    }
+    canary.takes(values.headers, |total| rand::random_range(0..total))
 }
 
 fn redirect(policy: &Policy, values: &Values<'_>) -> Option<(StatusCode, String)> {
@@ -166,7 +206,11 @@ fn question(external: &ExternalAuth, snapshot: &Snapshot, values: &Values<'_>) -
         }
         HeaderValue::from_str(&location).ok()
     });
-    Ok(Question { cluster, host, path, headers, sign_in })
+    for (name, value) in &external.request_headers {
+        headers.insert(name, value.clone());
+    }
+    let cache_key = external.cache.as_ref().map(|cache| cache.key(values));
+    Ok(Question { cluster, host, path, headers, sign_in, cache_key })
 }
 
 impl Prepared {
@@ -202,31 +246,28 @@ impl Prepared {
         let (Some(question), Some(external)) = (self.question.take(), self.policy.external.clone()) else {
             return Ok(None);
         };
-        let Question { cluster, host, path, headers: asked, sign_in } = question;
-        let answer = ask(shared, &cluster, external.method.clone(), host, path, asked).await;
-        let (response, lease) = answer.map_err(|_| Denied::Authentication)?;
-        let (head, mut body) = response.into_parts();
-        lease.finish(&mut body);
-        match head.status {
+        let sign_in = question.sign_in.clone();
+        let (status, said) = question.answer(shared, &external).await.ok_or(Denied::Authentication)?;
+        match status {
             status if status.is_success() => {}
             StatusCode::UNAUTHORIZED if sign_in.is_some() => {
                 let mut headers = HeaderMap::from_iter(sign_in.map(|sign_in| (LOCATION, sign_in)));
-                copy(&head.headers, &SET_COOKIE, &mut headers);
+                copy(&said, &SET_COOKIE, &mut headers);
                 return Ok(Some((StatusCode::FOUND, headers)));
             }
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 let mut headers = HeaderMap::new();
-                copy(&head.headers, &WWW_AUTHENTICATE, &mut headers);
-                copy(&head.headers, &SET_COOKIE, &mut headers);
+                copy(&said, &WWW_AUTHENTICATE, &mut headers);
+                copy(&said, &SET_COOKIE, &mut headers);
                 return Ok(Some((status, headers)));
             }
             _ => return Err(Denied::Authentication),
         }
         for name in &external.response_headers {
             headers.remove(name);
-            copy(&head.headers, name, headers);
+            copy(&said, name, headers);
         }
-        self.cookies = head.headers.get_all(SET_COOKIE).iter().cloned().collect();
+        self.cookies = said.get_all(SET_COOKIE).iter().cloned().collect();
         Ok(None)
     }
 
@@ -275,6 +316,25 @@ impl Prepared {
                 headers.append(SET_COOKIE, cookie.clone());
             }
         }
+    }
+}
+
+impl Question {
+    /// What the service says, or said of a request that was like this one; `None`: it does not answer.
+    async fn answer(self, shared: &Shared, external: &ExternalAuth) -> Option<(StatusCode, HeaderMap)> {
+        let Question { cluster, host, path, headers, cache_key, .. } = self;
+        let cache = external.cache.as_ref().zip(cache_key);
+        if let Some(known) = cache.as_ref().and_then(|(cache, key)| cache.get(key, shared.now_ms())) {
+            return Some(known);
+        }
+        let answer = ask(shared, &cluster, external.method.clone(), host, path, headers).await;
+        let (response, lease) = answer.ok()?;
+        let (head, mut body) = response.into_parts();
+        lease.finish(&mut body);
+        if let Some((cache, key)) = cache {
+            cache.put(key, head.status, &head.headers, shared.now_ms());
+        }
+        Some((head.status, head.headers))
     }
 }
 

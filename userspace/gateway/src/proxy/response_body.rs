@@ -11,14 +11,18 @@ use super::activity::InProgress;
 use super::endpoint_body::EndpointBody;
 use super::exchange::Record;
 use super::idle_timer::IdleTimer;
+use super::pacer::Pacer;
 use super::request_body::BodyError;
 use super::upstream::Lease;
+use crate::policy::Pace;
 
 /// A response's body on its way to the client. Its drop is the end of the request.
 pub(super) struct ResponseBody {
     source: Source,
     record: Option<Record>,
     open: InProgress,
+    /// Boxed, as few routes have one.
+    pacer: Option<Box<Pacer>>,
 }
 
 enum Source {
@@ -29,7 +33,7 @@ enum Source {
 impl ResponseBody {
     pub(super) fn text(text: impl Into<Bytes>, record: Option<Record>, open: InProgress) -> ResponseBody {
         let text = Some(text.into()).filter(|text| !text.is_empty());
-        ResponseBody { source: Source::Text(text), record, open }
+        ResponseBody { source: Source::Text(text), record, open, pacer: None }
     }
 
     pub(super) fn endpoint(
@@ -40,7 +44,13 @@ impl ResponseBody {
         open: InProgress,
     ) -> ResponseBody {
         let timer = IdleTimer::new(timeout);
-        ResponseBody { source: Source::Endpoint { body, lease, timer }, record, open }
+        ResponseBody { source: Source::Endpoint { body, lease, timer }, record, open, pacer: None }
+    }
+
+    /// The same body at a rate.
+    pub(super) fn paced(mut self, pace: Option<Pace>) -> ResponseBody {
+        self.pacer = pace.map(|pace| Box::new(Pacer::new(pace)));
+        self
     }
 }
 
@@ -53,6 +63,9 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(pacer) = &mut this.pacer {
+            ready!(pacer.poll(context));
+        }
         let frame = match &mut this.source {
             Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
             Source::Endpoint { body, timer, .. } => match Pin::new(body).poll_frame(context) {
@@ -71,7 +84,13 @@ impl Body for ResponseBody {
         }
         if let (Some(record), Some(frame)) = (&mut this.record, &frame) {
             match frame {
-                Ok(frame) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Ok(frame) => {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    record.sent(bytes);
+                    if let Some(pacer) = &mut this.pacer {
+                        pacer.sent(bytes);
+                    }
+                }
                 Err(error) => record.failed(error),
             }
         }

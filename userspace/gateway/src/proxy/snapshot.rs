@@ -1,9 +1,12 @@
 //! A configuration with what runs on it: endpoints keep connections and health from one configuration to the next.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand::seq::IndexedRandom as _;
 
 use super::upstream::{Janitor, Upstream};
 use crate::acme::Challenges;
@@ -89,7 +92,7 @@ impl Snapshot {
                     backend.weight > 0 && cluster.is_some_and(|cluster| cluster.has(id))
                 })
             }
-            Preference::Endpoint(_) | Preference::Key(_) | Preference::Turns => None,
+            Preference::Endpoint(_) | Preference::Key(_) | Preference::Subset(..) | Preference::Turns => None,
         };
         let at = at.or_else(|| drawn_at(&route.backends, |backend| backend.weight))?;
         Some((at, route.backends.get(at)?))
@@ -218,6 +221,12 @@ impl Cluster {
         let preferred = match preference {
             Preference::Turns => None,
             Preference::Key(key) => available().max_by_key(|upstream| weight(key, upstream.id)),
+            Preference::Subset(key, size) => {
+                let mut subset: Vec<_> = available().collect();
+                subset.sort_unstable_by_key(|upstream| Reverse(weight(key, upstream.id)));
+                subset.truncate(size);
+                subset.choose(&mut rand::rng()).copied()
+            }
             Preference::Endpoint(id) => available().find(|upstream| upstream.id == id),
         };
         preferred.cloned().or_else(|| self.choose(tried, now_ms))

@@ -233,7 +233,7 @@ impl Upstream {
             Err(error) => return Err(Unanswered { error, unsent: Some(body) }),
         };
         let state = body.state().filter(|_| wait.extends);
-        let Some(request) = head.for_http_2(body) else {
+        let Some(request) = head.for_http_2(self.tls.is_some(), body) else {
             return Err(Unanswered { error: SendError::Host, unsent: None });
         };
         let answer = pin!(sender.try_send_request(request));

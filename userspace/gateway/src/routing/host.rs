@@ -121,6 +121,16 @@ impl<T> HostTable<T> {
         }
     }
 
+    /// Replaces the pattern's value.
+    pub fn set(&mut self, pattern: HostPattern, value: T) {
+        match pattern {
+            HostPattern::Exact(name) => drop(self.exact.insert(name, value)),
+            HostPattern::OneLabel(suffix) => drop(self.one_label.insert(suffix, value)),
+            HostPattern::Suffix(suffix) => drop(self.suffix.insert(suffix, value)),
+            HostPattern::Any => self.any = Some(value),
+        }
+    }
+
     /// The values of the patterns that match a host, the most specific first. Costs one look-up a label, whatever the number of
     /// patterns.
     pub fn find<'t, 'h>(&'t self, host: &'h str) -> impl Iterator<Item = &'t T> + use<'t, 'h, T> {

@@ -20,7 +20,7 @@ use crate::harness::{Routes, TestGateway, certificate, http_2, read};
 use crate::tls_endpoint::{Authority, Signed};
 
 /// A client that trusts `trusted`, with a certificate if there is one.
-fn client(trusted: &str, presented: Option<&Signed>) -> Arc<ClientConfig> {
+pub(crate) fn client(trusted: &str, presented: Option<&Signed>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(PemObject::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -36,7 +36,7 @@ fn client(trusted: &str, presented: Option<&Signed>) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-async fn connect(
+pub(crate) async fn connect(
     config: &Arc<ClientConfig>,
     address: SocketAddr,
     name: &str,

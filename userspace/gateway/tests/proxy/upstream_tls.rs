@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use rustls::pki_types::ServerName;
 use skep_gateway::authorities::Authorities;
-use skep_gateway::backend_tls::{BackendTls, BackendTlsSpec, EndpointCheck, SubjectName};
+use skep_gateway::backend_tls::{BackendTls, BackendTlsSpec, EndpointCheck, SubjectName, TlsVersions};
 use skep_gateway::config::Protocol;
 use tokio::net::TcpStream;
 
@@ -28,7 +28,7 @@ fn spec(authority: &Authority, names: Vec<SubjectName>) -> BackendTlsSpec {
         check: EndpointCheck::Names(authority.authorities(), names),
         max_depth: None,
         identity: None,
-        versions: None,
+        versions: TlsVersions::Both,
     }
 }
 

@@ -10,8 +10,9 @@ use super::settings::{CanarySettings, Settings};
 use crate::config::{Mirror, Retry, Route};
 use crate::filters::{Cors, Origin};
 use crate::policy::{
-    Balance, BasicAuth, Canary, CanaryHeader, CaptureRewrite, ErrorPages, ExternalAuth, Policy, Ranges, Rate,
-    RateLimit, Rates, ResponseRewrites, SessionCookie, Template, TemplateRedirect,
+    Balance, BasicAuth, CacheRule, Canary, CanaryHeader, CaptureRewrite, ClientCertificates, ErrorPages,
+    ExternalAuth, Pace, Policy, Ranges, Rate, RateLimit, Rates, ResponseRewrites, SessionCookie, Template,
+    TemplateRedirect, Verdicts,
 };
 
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -24,6 +25,10 @@ const CORS_HEADERS: &str = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modifi
 const CORS_MAX_AGE: u32 = 1_728_000;
 const SESSION_COOKIE: &str = "INGRESSCOOKIE";
 const SIGN_IN_PARAMETER: &str = "rd";
+/// Answers of the service that authenticates that are kept, and how long.
+const CACHED_STATUSES: [StatusCode; 3] = [StatusCode::OK, StatusCode::ACCEPTED, StatusCode::UNAUTHORIZED];
+const CACHE_TIME: Duration = Duration::from_secs(300);
+const SUBSET_SIZE: usize = 3;
 /// Endpoints in all that a request is sent to.
 const TRIES: usize = 3;
 
@@ -43,7 +48,14 @@ pub(in crate::ingress) struct Resolved<'a> {
     pub(in crate::ingress) canary: Option<(usize, &'a CanarySettings)>,
     /// Of the rule's path.
     pub(in crate::ingress) pattern: Option<Regex>,
+    pub(in crate::ingress) clients: Option<ClientCertificates>,
+    pub(in crate::ingress) verdicts: Option<Arc<Verdicts>>,
+    pub(in crate::ingress) external_headers: Headers,
+    pub(in crate::ingress) response_headers: Headers,
 }
+
+/// Of a ConfigMap.
+pub(in crate::ingress) type Headers = Vec<(HeaderName, HeaderValue)>;
 
 impl Settings {
     pub(in crate::ingress) fn rates(&self) -> Option<Rates> {
@@ -67,6 +79,7 @@ impl Settings {
         route.retry = self.retry();
         route.cors = self.cors();
         route.filters.rewrite.host = self.upstream_host.clone();
+        route.filters.response.set.extend(resolved.response_headers.iter().cloned());
         if let Some(prefix) = &self.forwarded_prefix {
             route.filters.request.set.push((FORWARDED_PREFIX, prefix.clone()));
         }
@@ -77,12 +90,14 @@ impl Settings {
 
     /// `None`: nothing is said that a policy has.
     fn policy(&self, resolved: Resolved<'_>) -> Option<Policy> {
-        let Resolved { key, https_port, rate, basic, external, mirror: _, default_backend, canary, pattern } =
+        let Resolved { key, https_port, rate, basic, default_backend, canary, pattern, clients, .. } =
             resolved;
+        let (external, external_headers, verdicts) =
+            (resolved.external, resolved.external_headers, resolved.verdicts);
         let rewrite =
             self.rewrite_target.clone().zip(pattern).map(|(to, pattern)| CaptureRewrite { pattern, to });
         let redirect = self.redirect();
-        let names_objects = rate.is_some() || basic.is_some() || canary.is_some();
+        let names_objects = rate.is_some() || basic.is_some() || canary.is_some() || clients.is_some();
         let has_backends = external.is_some() || default_backend.is_some();
         let has_targets = https_port.is_some() || rewrite.is_some() || redirect.is_some();
         if self.is_plain_policy() && !names_objects && !has_backends && !has_targets {
@@ -90,14 +105,15 @@ impl Settings {
         }
         Some(Policy {
             https_port,
+            clients,
             redirect,
             ranges: Ranges { allowed: self.allowed.clone(), denied: self.denied.clone() },
             any_satisfies: self.satisfies_any,
             rate,
             basic,
-            external: external.and_then(|backend| self.external(backend)),
+            external: external.and_then(|backend| self.external(backend, external_headers, verdicts)),
             max_body_bytes: self.body_bytes.filter(|bytes| *bytes > 0),
-            canary: canary.map(|(backend, settings)| settings.compile(backend)),
+            canary: canary.map(|(backend, settings)| settings.compile(backend, self.keeps_canary())),
             balance: self.balance(),
             rewrite,
             responses: self.responses(),
@@ -107,6 +123,8 @@ impl Settings {
                 about: about(key),
             }),
             fallback: default_backend,
+            pace: self.pace(),
+            mirror_host: self.mirror_host.clone(),
             is_unlogged: self.is_unlogged,
             connect_timeout: self.connect_timeout,
             body_timeout: self.send_timeout,
@@ -125,6 +143,8 @@ impl Settings {
             && self.balance() == Balance::Turns
             && self.responses() == ResponseRewrites::default()
             && !self.is_unlogged
+            && self.pace().is_none()
+            && self.mirror_host.is_none()
             && self.retry().is_none()
             && (self.connect_timeout, self.send_timeout, self.read_timeout) == (None, None, None)
     }
@@ -139,13 +159,40 @@ impl Settings {
         temporal.or(permanent).map(|(to, status)| TemplateRedirect { to, status })
     }
 
-    fn external(&self, backend: usize) -> Option<ExternalAuth> {
+    fn pace(&self) -> Option<Pace> {
+        let bytes = |kilobytes: u32| u64::from(kilobytes) << 10;
+        (self.limit_rate > 0).then(|| Pace {
+            free_bytes: bytes(self.limit_rate_after),
+            bytes_per_second: bytes(self.limit_rate),
+        })
+    }
+
+    /// Whether sessions choose between a canary and what it is a part of.
+    fn keeps_canary(&self) -> bool {
+        self.has_sessions && !self.session.is_legacy_canary
+    }
+
+    /// What keeps answers of the service that authenticates.
+    pub(in crate::ingress) fn verdicts(&self) -> Option<Verdicts> {
+        let key = self.cache_key.clone()?;
+        let usual = || CacheRule { statuses: CACHED_STATUSES.to_vec(), time: CACHE_TIME };
+        Some(Verdicts::new(key, self.cache_rules.clone().unwrap_or_else(|| vec![usual()])))
+    }
+
+    fn external(
+        &self,
+        backend: usize,
+        request_headers: Headers,
+        cache: Option<Arc<Verdicts>>,
+    ) -> Option<ExternalAuth> {
         let (address, path) = self.external.as_ref()?;
         Some(ExternalAuth {
             backend,
             host: address.host.clone(),
             path: path.clone(),
             method: self.external_method.clone(),
+            request_headers,
+            cache,
             response_headers: self.external_headers.clone(),
             sign_in: self.sign_in.clone(),
             sign_in_parameter: self.sign_in_parameter.clone().unwrap_or_else(|| SIGN_IN_PARAMETER.into()),
@@ -157,7 +204,10 @@ impl Settings {
     fn balance(&self) -> Balance {
         match (self.has_sessions, &self.hash_by) {
             (true, _) => Balance::Cookie(session_cookie(self)),
-            (false, Some(key)) if *key != Template::default() => Balance::Hash(key.clone()),
+            (false, Some(key)) if *key != Template::default() => match self.hashes_to_subset {
+                true => Balance::Subset(key.clone(), self.hash_subset_size.unwrap_or(SUBSET_SIZE).max(1)),
+                false => Balance::Hash(key.clone()),
+            },
             (false, _) => Balance::Turns,
         }
     }
@@ -199,7 +249,7 @@ impl Settings {
 }
 
 impl CanarySettings {
-    fn compile(&self, backend: usize) -> Canary {
+    fn compile(&self, backend: usize, keeps_sessions: bool) -> Canary {
         let header = self.header.clone().map(|name| {
             let wanted = match (&self.value, &self.pattern) {
                 (Some(value), _) => CanaryHeader::Value(value.clone()),
@@ -209,7 +259,7 @@ impl CanarySettings {
             (name, wanted)
         });
         let total = self.total.unwrap_or(CANARY_TOTAL);
-        Canary { backend, header, cookie: self.cookie.clone(), weight: self.weight, total }
+        Canary { backend, header, cookie: self.cookie.clone(), weight: self.weight, total, keeps_sessions }
     }
 }
 

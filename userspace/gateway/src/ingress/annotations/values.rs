@@ -7,7 +7,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::{Regex, RegexBuilder};
 
 use super::settings::RetryConditions;
-use crate::policy::{Range, Template};
+use crate::backend_tls::TlsVersions;
+use crate::policy::{CacheRule, Range, Template};
 
 /// Bytes of a compiled pattern.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -277,6 +278,48 @@ pub(super) fn retry_conditions(text: &str) -> Result<RetryConditions, Invalid> {
     Ok(found)
 }
 
+/// `CN=` and a pattern.
+pub(super) fn subject(text: &str) -> Result<Regex, Invalid> {
+    match text.trim() {
+        text if text.starts_with("CN=") => pattern(text),
+        text => invalid("CN= and a pattern", text),
+    }
+}
+
+/// Versions of TLS with spaces between them.
+pub(super) fn tls_versions(text: &str) -> Result<TlsVersions, Invalid> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if words.iter().any(|word| !matches!(*word, "TLSv1" | "TLSv1.1" | "TLSv1.2" | "TLSv1.3")) {
+        return invalid("versions of TLS", text);
+    }
+    match (words.contains(&"TLSv1.2"), words.contains(&"TLSv1.3")) {
+        (true, true) => Ok(TlsVersions::Both),
+        (true, false) => Ok(TlsVersions::Only12),
+        (false, true) => Ok(TlsVersions::Only13),
+        (false, false) => invalid("a version of TLS that is safe: TLSv1.2, TLSv1.3", text),
+    }
+}
+
+/// nginx' `proxy_cache_valid`, with commas between: statuses or `any`, then a time. A time alone is for 200, 301 and 302.
+pub(super) fn cache_rules(text: &str) -> Result<Vec<CacheRule>, Invalid> {
+    list(text).map(cache_rule).collect()
+}
+
+fn cache_rule(text: &str) -> Result<CacheRule, Invalid> {
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    let time = seconds(words.pop().unwrap_or_default())?;
+    let status = |word: &&str| match word.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()) {
+        Some(status) => Ok(status),
+        None => invalid("a status", word),
+    };
+    let statuses = match &*words {
+        [] => vec![StatusCode::OK, StatusCode::MOVED_PERMANENTLY, StatusCode::FOUND],
+        ["any"] => Vec::new(),
+        words => words.iter().map(status).collect::<Result<_, _>>()?,
+    };
+    Ok(CacheRule { statuses, time })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,6 +335,24 @@ mod tests {
         for text in ["", "x", "-1", "1t", "1 m", "99999999999999999999g"] {
             assert!(size(text).is_err() && seconds(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn times_of_a_cache_are_of_statuses() {
+        let rule = |codes: &[u16], seconds| CacheRule {
+            statuses: codes.iter().map(|code| StatusCode::from_u16(*code).unwrap()).collect(),
+            time: Duration::from_secs(seconds),
+        };
+        assert_eq!(cache_rules("200 202 30m, any 1m"), Ok(vec![rule(&[200, 202], 1_800), rule(&[], 60)]));
+        assert_eq!(cache_rules("5m"), Ok(vec![rule(&[200, 301, 302], 300)]));
+        assert!(cache_rules("200 x 5m").is_err() && cache_rules("200").is_ok() && cache_rules("x").is_err());
+    }
+
+    #[test]
+    fn versions_that_are_not_safe_are_left_out() {
+        assert_eq!(tls_versions("TLSv1 TLSv1.1 TLSv1.2"), Ok(TlsVersions::Only12));
+        assert_eq!(tls_versions("TLSv1.2 TLSv1.3"), Ok(TlsVersions::Both));
+        assert!(tls_versions("TLSv1.1").is_err() && tls_versions("SSLv3 TLSv1.2").is_err());
     }
 
     #[test]

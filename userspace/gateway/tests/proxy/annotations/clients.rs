@@ -1,5 +1,7 @@
 //! Which clients may send requests, how many, and who may read the responses.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,6 +94,9 @@ pub(super) const EXTERNAL: &[&str] = &[
     "auth-response-headers",
     "auth-request-redirect",
     "auth-always-set-cookie",
+    "auth-cache-key",
+    "auth-cache-duration",
+    "auth-proxy-set-headers",
 ];
 
 #[tokio::test]
@@ -104,6 +109,7 @@ async fn another_service_says_whether_a_request_goes_on() {
         let url = format!("http://auth.ns.svc.cluster.local:{}/check?of=$host", auth.address.port());
         let all = [&[("auth-url", &*url)], more].concat();
         let world = World::new().service("web", &[web.address]).service("auth", &[auth.address]);
+        let world = world.config_map("asked", &[("X-Asked-By", "the gateway")]);
         world.ingress("web", &all, &[("/", "web")]).start().await
     };
     let gateway =
@@ -133,7 +139,11 @@ async fn another_service_says_whether_a_request_goes_on() {
     }
     // What the service is asked.
     let recorded = record().await;
-    let options = [("auth-method", "HEAD"), ("auth-request-redirect", "/from$uri")];
+    let options = [
+        ("auth-method", "HEAD"),
+        ("auth-request-redirect", "/from$uri"),
+        ("auth-proxy-set-headers", "ns/asked"),
+    ];
     let gateway = start(&recorded.0, &options).await;
     assert_eq!(send(&gateway, "a.com/x?q=1", &[("cookie", "c=1")]).await.status, 200);
     let asked = recorded.1.lock().unwrap().to_ascii_lowercase();
@@ -144,6 +154,7 @@ async fn another_service_says_whether_a_request_goes_on() {
         "x-auth-request-redirect: /from/x",
         "x-real-ip: 127.0.0.1",
         "cookie: c=1",
+        "x-asked-by: the gateway",
     ] {
         assert!(asked.lines().any(|found| found == line), "{line} in {asked}");
     }
@@ -170,12 +181,37 @@ async fn record() -> (Endpoint, std::sync::Arc<std::sync::Mutex<String>>) {
     (endpoint, last)
 }
 
+#[tokio::test]
+async fn an_answer_is_kept_for_requests_that_are_alike() {
+    let (web, auth) = (Endpoint::start("web").await, Endpoint::start("auth").await);
+    let url = format!("http://auth.ns.svc:{}/", auth.address.port());
+    let cached = [("auth-url", &*url), ("auth-cache-key", "$http_authorization")];
+    let start = async |more: &[(&str, &str)]| {
+        let world = World::new().service("web", &[web.address]).service("auth", &[auth.address]);
+        world.ingress("web", &[&cached, more].concat(), &[("/", "web")]).start().await
+    };
+    let questions = async |gateway: &TestGateway, user: &str| {
+        let before = auth.count();
+        for path in ["a.com/x", "a.com/y"] {
+            assert_eq!(send(gateway, path, &[("authorization", user)]).await.status, 200);
+        }
+        auth.count() - before
+    };
+    let gateway = start(&[]).await;
+    assert_eq!((questions(&gateway, "ann").await, questions(&gateway, "ben").await), (1, 1));
+    assert_eq!(questions(&gateway, "ann").await, 0);
+    let gateway = start(&[("auth-cache-duration", "401 403 1h, any 0")]).await;
+    assert_eq!(questions(&gateway, "ann").await, 2);
+}
+
 pub(super) const RATES: &[&str] = &[
     "limit-rps",
     "limit-rpm",
     "limit-burst-multiplier",
     "limit-connections",
     "limit-whitelist",
+    "limit-rate",
+    "limit-rate-after",
     "proxy-body-size",
 ];
 
@@ -215,6 +251,25 @@ async fn a_client_has_its_rate() {
     );
     let answer = raw(gateway.http, chunked.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_is_sent_at_the_rate_of_its_route() {
+    let web = Endpoint::start("web").await;
+    let body = "x".repeat(300 << 10);
+    let took = async |annotations: &[(&str, &str)]| {
+        let unbounded = [&[("proxy-body-size", "0")], annotations].concat();
+        let gateway = simple(&unbounded, &[web.address]).await;
+        let begun = Instant::now();
+        let answer = send_as(&gateway, "POST", "a.com/echo", &[], &body).await;
+        assert!(answer.text == body);
+        begun.elapsed()
+    };
+    // 200 KB of it are paced.
+    let paced = took(&[("limit-rate", "100"), ("limit-rate-after", "100")]).await;
+    assert!(paced > Duration::from_millis(700), "{paced:?}");
+    let free = took(&[("limit-rate", "1"), ("limit-rate-after", "1000")]).await;
+    assert!(free < Duration::from_secs(60), "{free:?}");
 }
 
 pub(super) const CORS: &[&str] = &[

@@ -1,11 +1,15 @@
 //! How endpoints are spoken to, and what of their answers reaches clients.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{World, header, says, send, send_as, simple};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{NOW, World, header, says, send, send_as, simple};
 use crate::endpoint::{Endpoint, echoed, field};
-use crate::harness::raw;
+use crate::harness::{TestGateway, limits, raw};
 
 pub(super) const ATTEMPTS: &[&str] = &[
     "proxy-connect-timeout",
@@ -61,7 +65,7 @@ async fn times_and_attempts_are_those_that_annotations_say() {
 }
 
 pub(super) const ERRORS: &[&str] =
-    &["custom-http-errors", "default-backend", "mirror-target", "mirror-request-body"];
+    &["custom-http-errors", "default-backend", "mirror-target", "mirror-request-body", "mirror-host"];
 
 #[tokio::test]
 async fn errors_have_pages_and_requests_have_copies() {
@@ -101,8 +105,64 @@ async fn errors_have_pages_and_requests_have_copies() {
     }
 }
 
-pub(super) const RESPONSES: &[&str] =
-    &["proxy-cookie-domain", "proxy-cookie-path", "proxy-redirect-from", "proxy-redirect-to"];
+#[tokio::test]
+async fn a_copy_has_the_host_of_the_annotation() {
+    let (web, hosts) = (Endpoint::start("web").await, Arc::new(Mutex::new(Vec::new())));
+    let received = hosts.clone();
+    let copies = Endpoint::of(move |mut stream: TcpStream| {
+        let received = received.clone();
+        async move {
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).await.unwrap_or(0);
+            received.lock().unwrap().push(String::from_utf8_lossy(&buffer[..count]).to_ascii_lowercase());
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let target = format!("http://copies.ns.svc:{}$request_uri", copies.address.port());
+    let mirror = [("mirror-target", &*target), ("mirror-host", "copy-of.$host")];
+    let world = World::new().service("web", &[web.address]).service("copies", &[copies.address]);
+    let gateway = world.ingress("web", &mirror, &[("/", "web")]).start().await;
+    assert_eq!(send(&gateway, "a.com/x", &[]).await.status, 200);
+    let end = Instant::now() + Duration::from_secs(10);
+    while hosts.lock().unwrap().is_empty() {
+        assert!(Instant::now() < end, "no copy came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let head = hosts.lock().unwrap().concat();
+    assert!(head.lines().any(|line| line == "host: copy-of.a.com"), "{head}");
+}
+
+pub(super) const RESPONSES: &[&str] = &[
+    "proxy-cookie-domain",
+    "proxy-cookie-path",
+    "proxy-redirect-from",
+    "proxy-redirect-to",
+    "custom-headers",
+];
+
+#[tokio::test]
+async fn responses_have_the_headers_of_a_config_map() {
+    let web = Endpoint::start("web").await;
+    let named = [("custom-headers", "ns/headers")];
+    let start = async |data: &[(&str, &str)]| {
+        let mut world = World::new()
+            .service("web", &[web.address])
+            .ingress("web", &named, &[("/", "web")])
+            .config_map("headers", data);
+        let compiled = world.index.compile(NOW);
+        let reasons: Vec<_> = compiled.problems.iter().map(|problem| problem.reason()).collect();
+        (send(&TestGateway::of(&compiled.config, limits()).await, "a.com/", &[]).await, reasons)
+    };
+    let (answer, reasons) = start(&[("Strict-Transport-Security", "max-age=1"), ("X-A", "b")]).await;
+    assert_eq!((answer.status.as_u16(), reasons), (200, Vec::new()));
+    assert_eq!(header(&answer.headers, "strict-transport-security"), Some("max-age=1"));
+    assert_eq!(header(&answer.headers, "x-a"), Some("b"));
+    for (name, value) in [("Content-Length", "1"), ("a b", "c"), ("X-A", "b\nc")] {
+        let (answer, reasons) = start(&[(name, value)]).await;
+        assert_eq!((answer.status.as_u16(), reasons), (503, vec!["InvalidHeaders"]), "{name}");
+    }
+}
 
 #[tokio::test]
 async fn responses_name_what_clients_see() {

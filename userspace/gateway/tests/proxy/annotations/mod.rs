@@ -3,6 +3,7 @@
 mod clients;
 mod endpoints;
 mod routes;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,12 +24,26 @@ use crate::harness::{Answer, HTTP, HTTPS, Http1, TestGateway, limits};
 use clients::{CLIENTS, CORS, EXTERNAL, RATES};
 use endpoints::{ATTEMPTS, ERRORS, RESPONSES};
 use routes::{CANARIES, PATHS, REDIRECTS, SESSIONS};
+use tls::{CERTIFICATES, ENDPOINTS};
 
 /// 2027-01-15.
 const NOW: i64 = 1_800_000_000;
 /// Of the tests below, in their order.
-const COVERED: [&[&str]; 11] =
-    [PATHS, REDIRECTS, CANARIES, SESSIONS, CLIENTS, EXTERNAL, RATES, CORS, ATTEMPTS, ERRORS, RESPONSES];
+const COVERED: [&[&str]; 13] = [
+    PATHS,
+    REDIRECTS,
+    CANARIES,
+    SESSIONS,
+    CLIENTS,
+    EXTERNAL,
+    RATES,
+    CORS,
+    ATTEMPTS,
+    ERRORS,
+    RESPONSES,
+    CERTIFICATES,
+    ENDPOINTS,
+];
 
 #[test]
 fn each_annotation_that_is_served_has_a_test() {
@@ -37,8 +52,12 @@ fn each_annotation_that_is_served_has_a_test() {
         .filter(|name| support(&format!("{PREFIX}{name}")).is_some_and(|(found, _)| found == Support::Served))
         .collect();
     assert_eq!(covered, served);
-    let sources =
-        concat!(include_str!("clients.rs"), include_str!("endpoints.rs"), include_str!("routes.rs"));
+    let sources = concat!(
+        include_str!("clients.rs"),
+        include_str!("endpoints.rs"),
+        include_str!("routes.rs"),
+        include_str!("tls.rs")
+    );
     // In its list, and where its requests are sent.
     let unused = covered.iter().filter(|name| sources.matches(&format!("\"{name}\"")).count() < 2);
     assert_eq!(unused.collect::<Vec<_>>(), Vec::<&&str>::new());
@@ -47,6 +66,8 @@ fn each_annotation_that_is_served_has_a_test() {
 /// Objects of one namespace.
 struct World {
     index: Index,
+    /// The Secret with the certificate of the Ingresses.
+    tls: Option<&'static str>,
     problems: Vec<&'static str>,
 }
 
@@ -57,7 +78,7 @@ impl World {
             let class = json!({"metadata": {"name": name}, "spec": {"controller": CONTROLLER}});
             index.apply_class(&serde_json::from_value(class).unwrap());
         }
-        World { index, problems: Vec::new() }
+        World { index, tls: None, problems: Vec::new() }
     }
 
     fn service(mut self, name: &str, endpoints: &[SocketAddr]) -> World {
@@ -85,6 +106,19 @@ impl World {
         self
     }
 
+    fn config_map(mut self, name: &str, data: &[(&str, &str)]) -> World {
+        let data: Value = data.iter().map(|(key, text)| ((*key).to_owned(), json!(text))).collect();
+        let config_map = serde_json::from_value(json!({"data": data})).unwrap();
+        self.index.apply_config_map(&format!("ns/{name}").as_str().into(), Some(&config_map));
+        self
+    }
+
+    /// Ingresses have TLS.
+    fn tls(mut self, secret: &'static str) -> World {
+        self.tls = Some(secret);
+        self
+    }
+
     /// An Ingress of the host `a.com`, with paths and their Services.
     fn ingress(self, name: &str, annotations: &[(&str, &str)], paths: &[(&str, &str)]) -> World {
         self.ingress_of("a.com", name, annotations, paths)
@@ -101,10 +135,11 @@ impl World {
         let paths = paths.iter().map(|(path, service)| {
             json!({"path": path, "pathType": "Prefix", "backend": {"service": {"name": service, "port": {"name": "http"}}}})
         });
+        let tls = self.tls.iter().map(|secret| json!({"hosts": [host], "secretName": secret}));
         let rule = json!({"host": host, "http": {"paths": paths.collect::<Vec<_>>()}});
         let object = json!({
             "metadata": {"namespace": "ns", "name": name, "annotations": Value::Object(annotations.collect())},
-            "spec": {"ingressClassName": "skep", "rules": [rule]},
+            "spec": {"ingressClassName": "skep", "rules": [rule], "tls": tls.collect::<Vec<_>>()},
         });
         self.index.apply_ingress(&serde_json::from_value(object).unwrap());
         self

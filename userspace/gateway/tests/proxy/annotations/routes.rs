@@ -124,6 +124,7 @@ pub(super) const CANARIES: &[&str] = &[
     "canary-by-cookie",
     "canary-weight",
     "canary-weight-total",
+    "affinity-canary-behavior",
 ];
 
 #[tokio::test]
@@ -164,6 +165,34 @@ async fn a_part_of_the_requests_goes_to_the_canary() {
     assert!((60..140).contains(&count), "{count} of 400");
 }
 
+#[tokio::test]
+async fn a_session_goes_on_where_it_began() {
+    let (web, new) = (Endpoint::start("web").await, Endpoint::start("new").await);
+    let start = async |weight: &str, behavior: &str| {
+        let canary = [("canary", "true"), ("canary-weight", weight)];
+        let main = [("affinity", "cookie"), ("affinity-canary-behavior", behavior)];
+        let world = World::new().service("web", &[web.address]).service("new", &[new.address]);
+        world.ingress("web", &main, &[("/", "web")]).ingress("new", &canary, &[("/", "new")]).start().await
+    };
+    let begin = async |weight: &str| {
+        let first = send(&start(weight, "sticky").await, "a.com/", &[]).await;
+        let set = header(&first.headers, "set-cookie").unwrap();
+        (set.split_once(';').unwrap().0.to_owned(), field(&first.text, "server"))
+    };
+    let (at_web, at_new) = (begin("0").await, begin("100").await);
+    assert_eq!((&*at_web.1, &*at_new.1), ("web", "new"));
+    for (weight, behavior, cookie, server) in [
+        ("100", "sticky", &at_web.0, "web"),
+        ("0", "sticky", &at_new.0, "new"),
+        ("100", "legacy", &at_web.0, "new"),
+        ("0", "legacy", &at_new.0, "web"),
+    ] {
+        let gateway = start(weight, behavior).await;
+        let answer = send(&gateway, "a.com/", &[("cookie", cookie)]).await;
+        assert_eq!(field(&answer.text, "server"), server, "{weight} {behavior} {cookie}");
+    }
+}
+
 pub(super) const SESSIONS: &[&str] = &[
     "affinity",
     "session-cookie-name",
@@ -176,6 +205,8 @@ pub(super) const SESSIONS: &[&str] = &[
     "session-cookie-secure",
     "session-cookie-change-on-failure",
     "upstream-hash-by",
+    "upstream-hash-by-subset",
+    "upstream-hash-by-subset-size",
 ];
 
 #[tokio::test]
@@ -230,4 +261,15 @@ async fn a_session_and_a_key_keep_their_endpoint() {
         servers.insert(server);
     }
     assert_eq!(servers.len(), 3, "{servers:?}");
+    let subset = [
+        ("upstream-hash-by", "$arg_user"),
+        ("upstream-hash-by-subset", "true"),
+        ("upstream-hash-by-subset-size", "2"),
+    ];
+    let gateway = simple(&subset, &addresses).await;
+    let mut of_one_key = BTreeSet::new();
+    for _ in 0..60 {
+        of_one_key.insert(field(&send(&gateway, "a.com/?user=1", &[]).await.text, "server"));
+    }
+    assert_eq!(of_one_key.len(), 2, "{of_one_key:?}");
 }

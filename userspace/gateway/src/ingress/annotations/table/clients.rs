@@ -1,9 +1,10 @@
 //! Which clients may send requests, how many, and who may read the responses.
 
-use super::Reading::{Guard, Implied, Refused, RefusedGuard, Set};
+use super::Reading::{Guard, Implied, RefusedGuard, Set};
 use super::{Annotation, Group};
 use crate::ingress::annotations::values::{
-    address, boolean, header_names, method, names, number, one_of, ranges, service_and_path, size, template,
+    address, boolean, cache_rules, header_names, method, names, number, one_of, ranges, service_and_path,
+    size, template,
 };
 
 pub(super) const AUTHENTICATION_AND_CLIENTS: Group = (
@@ -141,47 +142,35 @@ pub(super) const AUTHENTICATION_AND_CLIENTS: Group = (
             "the client's headers are in both requests",
             Implied,
         ),
-        Annotation::new("auth-cache-key", "text", "Each request is asked for", Refused),
-        Annotation::new("auth-cache-duration", "text", "Each request is asked for", Refused),
-        Annotation::new("auth-proxy-set-headers", "ConfigMap", "ConfigMaps are not read", RefusedGuard),
+        Annotation::new(
+            "auth-cache-key",
+            "text",
+            "Requests with the same text are asked for once, until the time of the answer is over; variables are filled in",
+            Guard(|s, v| {
+                s.cache_key = Some(template(v)?);
+                Ok(())
+            }),
+        ),
+        Annotation::new(
+            "auth-cache-duration",
+            "times",
+            "Statuses and how long such answers are kept; `200 202 401 5m` without it",
+            Set(|s, v| {
+                s.cache_rules = Some(cache_rules(v)?);
+                Ok(())
+            }),
+        ),
+        Annotation::new(
+            "auth-proxy-set-headers",
+            "ConfigMap",
+            "Of the same namespace, as NAMESPACE/NAME: headers of the question beside those of the request",
+            Guard(|s, v| {
+                s.external_set_headers = Some(v.trim().into());
+                Ok(())
+            }),
+        ),
         Annotation::new("auth-snippet", "snippet", "Snippets are of nginx' own language", RefusedGuard),
         Annotation::new("enable-global-auth", "boolean", "there is no global authentication", Implied),
-        Annotation::new(
-            "auth-tls-secret",
-            "Secret",
-            "Client certificates are not asked for by Ingresses",
-            RefusedGuard,
-        ),
-        Annotation::new(
-            "auth-tls-verify-client",
-            "word",
-            "Client certificates are not asked for by Ingresses",
-            RefusedGuard,
-        ),
-        Annotation::new(
-            "auth-tls-verify-depth",
-            "number",
-            "Client certificates are not asked for by Ingresses",
-            RefusedGuard,
-        ),
-        Annotation::new(
-            "auth-tls-error-page",
-            "address",
-            "Client certificates are not asked for by Ingresses",
-            RefusedGuard,
-        ),
-        Annotation::new(
-            "auth-tls-match-cn",
-            "pattern",
-            "Client certificates are not asked for by Ingresses",
-            RefusedGuard,
-        ),
-        Annotation::new(
-            "auth-tls-pass-certificate-to-upstream",
-            "boolean",
-            "Client certificates are not asked for by Ingresses",
-            RefusedGuard,
-        ),
         Annotation::new(
             "whitelist-source-range",
             "ranges",
@@ -251,8 +240,24 @@ pub(super) const LIMITS: Group = (
                 Ok(())
             }),
         ),
-        Annotation::new("limit-rate", "KB a second", "Responses are as fast as their client", Refused),
-        Annotation::new("limit-rate-after", "KB", "Responses are as fast as their client", Refused),
+        Annotation::new(
+            "limit-rate",
+            "KB a second",
+            "Of the body of each response; 0: as fast as the client reads",
+            Set(|s, v| {
+                s.limit_rate = number(v)?;
+                Ok(())
+            }),
+        ),
+        Annotation::new(
+            "limit-rate-after",
+            "KB",
+            "What of a body goes out at once before",
+            Set(|s, v| {
+                s.limit_rate_after = number(v)?;
+                Ok(())
+            }),
+        ),
         Annotation::new(
             "proxy-body-size",
             "size",

@@ -1,10 +1,10 @@
 //! How endpoints are spoken to, and what of their answers reaches clients.
 
-use super::Reading::{Implied, Refused, RefusedGuard, Set};
+use super::Reading::{Guard, Implied, Refused, RefusedGuard, Set};
 use super::{Annotation, Group};
 use crate::config::Protocol;
 use crate::ingress::annotations::values::{
-    boolean, mirror, number, one_of, plain, replacement, retry_conditions, seconds,
+    boolean, mirror, number, one_of, plain, replacement, retry_conditions, seconds, template,
 };
 
 pub(super) const TIMES_AND_ATTEMPTS: Group = (
@@ -73,11 +73,17 @@ pub(super) const ENDPOINTS_AND_WHAT_THEY_ANSWER: Group = (
         Annotation::new(
             "backend-protocol",
             "word",
-            "`HTTP`, `AUTO_HTTP` and `GRPC`",
-            Set(|s, v| {
-                s.protocol = one_of(
+            "`HTTP`, `HTTPS`, `GRPC`, `GRPCS` and `AUTO_HTTP`",
+            Guard(|s, v| {
+                (s.protocol, s.endpoint_tls.is_on) = one_of(
                     v,
-                    &[("HTTP", Some(Protocol::Http1)), ("AUTO_HTTP", None), ("GRPC", Some(Protocol::H2c))],
+                    &[
+                        ("HTTP", (Some(Protocol::Http1), false)),
+                        ("HTTPS", (Some(Protocol::Http1), true)),
+                        ("AUTO_HTTP", (None, false)),
+                        ("GRPC", (Some(Protocol::H2c), false)),
+                        ("GRPCS", (Some(Protocol::H2c), true)),
+                    ],
                 )?;
                 Ok(())
             }),
@@ -87,48 +93,6 @@ pub(super) const ENDPOINTS_AND_WHAT_THEY_ANSWER: Group = (
             "version",
             "endpoints are spoken to in HTTP/1.1, or in HTTP/2",
             Implied,
-        ),
-        Annotation::new(
-            "proxy-ssl-secret",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
-        ),
-        Annotation::new(
-            "proxy-ssl-ciphers",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
-        ),
-        Annotation::new(
-            "proxy-ssl-name",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
-        ),
-        Annotation::new(
-            "proxy-ssl-protocols",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
-        ),
-        Annotation::new(
-            "proxy-ssl-verify",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
-        ),
-        Annotation::new(
-            "proxy-ssl-verify-depth",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
-        ),
-        Annotation::new(
-            "proxy-ssl-server-name",
-            "text",
-            "Endpoints of Ingresses are spoken to without TLS",
-            Refused,
         ),
         Annotation::new(
             "proxy-cookie-domain",
@@ -166,7 +130,15 @@ pub(super) const ENDPOINTS_AND_WHAT_THEY_ANSWER: Group = (
                 Ok(())
             }),
         ),
-        Annotation::new("custom-headers", "ConfigMap", "ConfigMaps are not read", Refused),
+        Annotation::new(
+            "custom-headers",
+            "ConfigMap",
+            "Of the same namespace, as NAMESPACE/NAME: headers of responses",
+            Guard(|s, v| {
+                s.response_headers = Some(v.trim().into());
+                Ok(())
+            }),
+        ),
         Annotation::new(
             "connection-proxy-header",
             "text",
@@ -199,7 +171,15 @@ pub(super) const COPIES_AND_LOGS: Group = (
                 Ok(())
             }),
         ),
-        Annotation::new("mirror-host", "host", "A copy has the host of its request", Refused),
+        Annotation::new(
+            "mirror-host",
+            "host",
+            "Of copies; that of the request without it. Variables are filled in",
+            Set(|s, v| {
+                s.mirror_host = Some(template(v)?);
+                Ok(())
+            }),
+        ),
         Annotation::new(
             "enable-access-log",
             "boolean",
@@ -272,7 +252,15 @@ pub(super) const BUFFERS_AND_TLS: Group = (
             "The cipher suites are those of TLS 1.2 and 1.3 that are safe",
             Refused,
         ),
-        Annotation::new("ssl-passthrough", "boolean", "Use a TLSRoute", RefusedGuard),
+        Annotation::new(
+            "ssl-passthrough",
+            "boolean",
+            "Connections of TLS for a host whose rule has the path `/` go to its endpoints as they are",
+            Guard(|s, v| {
+                s.passes_tls = boolean(v)?;
+                Ok(())
+            }),
+        ),
     ],
 );
 

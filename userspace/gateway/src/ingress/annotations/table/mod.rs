@@ -4,6 +4,7 @@
 mod clients;
 mod endpoints;
 mod routes;
+mod tls;
 
 use super::settings::Settings;
 use super::values::Invalid;
@@ -39,10 +40,12 @@ pub(super) static GROUPS: &[Group] = &[
     routes::CANARIES,
     routes::WHICH_ENDPOINT,
     clients::AUTHENTICATION_AND_CLIENTS,
+    tls::CERTIFICATES_OF_CLIENTS,
     clients::LIMITS,
     clients::CROSS_ORIGIN_REQUESTS,
     endpoints::TIMES_AND_ATTEMPTS,
     endpoints::ENDPOINTS_AND_WHAT_THEY_ANSWER,
+    tls::TLS_TO_ENDPOINTS,
     endpoints::COPIES_AND_LOGS,
     endpoints::BUFFERS_AND_TLS,
     endpoints::LANGUAGES_OF_NGINX_AND_ITS_MODULES,

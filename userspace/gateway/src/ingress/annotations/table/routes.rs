@@ -1,6 +1,6 @@
 //! Which requests a rule has, and where they go.
 
-use super::Reading::{Implied, Refused, Set};
+use super::Reading::{Implied, Set};
 use super::{Annotation, Group};
 use crate::ingress::annotations::values::{
     address, boolean, cookie_name, cookie_text, header_name, header_value, names, number, one_of, own_path,
@@ -222,8 +222,11 @@ pub(super) const WHICH_ENDPOINT: Group = (
         Annotation::new(
             "affinity-canary-behavior",
             "word",
-            "A session does not choose between the main Ingress and its canary",
-            Refused,
+            "`sticky`: a session goes on at the canary, or past it, where it began; `legacy`: it does not choose between them",
+            Set(|s, v| {
+                s.session.is_legacy_canary = one_of(v, &[("sticky", false), ("legacy", true)])?;
+                Ok(())
+            }),
         ),
         Annotation::new(
             "session-cookie-name",
@@ -316,8 +319,24 @@ pub(super) const WHICH_ENDPOINT: Group = (
                 Ok(())
             }),
         ),
-        Annotation::new("upstream-hash-by-subset", "boolean", "Keys choose one endpoint", Refused),
-        Annotation::new("upstream-hash-by-subset-size", "number", "Keys choose one endpoint", Refused),
+        Annotation::new(
+            "upstream-hash-by-subset",
+            "boolean",
+            "`true`: such requests get one of a few endpoints",
+            Set(|s, v| {
+                s.hashes_to_subset = boolean(v)?;
+                Ok(())
+            }),
+        ),
+        Annotation::new(
+            "upstream-hash-by-subset-size",
+            "number",
+            "How many; 3 without it",
+            Set(|s, v| {
+                s.hash_subset_size = Some(number(v)?);
+                Ok(())
+            }),
+        ),
         Annotation::new(
             "load-balance",
             "word",
