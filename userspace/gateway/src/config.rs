@@ -177,7 +177,17 @@ pub struct Backend {
     pub protocol: Protocol,
     /// `Some`: endpoints are spoken to over TLS.
     pub tls: Option<Arc<BackendTls>>,
+    pub demand: EndpointDemand,
     pub endpoints: Vec<SocketAddr>,
+}
+
+/// How much endpoints get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointDemand {
+    /// For this time an endpoint that joined others gets a part that grows.
+    pub slow_start: Duration,
+    /// Requests that one endpoint has at once; more are refused.
+    pub at_once: Option<usize>,
 }
 
 /// What an endpoint speaks.

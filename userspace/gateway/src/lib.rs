@@ -12,6 +12,7 @@ pub mod client_check;
 pub mod config;
 pub mod counters;
 mod crypto;
+mod duration;
 pub mod filters;
 mod forwarded;
 pub mod gateway_api;

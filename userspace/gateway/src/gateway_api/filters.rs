@@ -143,41 +143,7 @@ pub(super) fn retry(spec: &RetrySpec) -> Result<Retry, Fault> {
     Ok(Retry { statuses, attempts: spec.attempts.unwrap_or(1), backoff })
 }
 
-/// A duration of the API (GEP-2257): up to four numbers with the units h, m, s and ms.
 pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
-    let bad = || Fault::new("UnsupportedValue", format!("{text} is not a duration"));
-    let (mut rest, mut total) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest.find(|next: char| !next.is_ascii_digit()).ok_or_else(bad)?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after.find(|next: char| next.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, next) = after.split_at(unit);
-        let ms: u64 = match unit {
-            "h" => 3_600_000,
-            "m" => 60_000,
-            "s" => 1_000,
-            "ms" => 1,
-            _ => return Err(bad()),
-        };
-        let number: u64 = number.parse().map_err(|_| bad())?;
-        total = total.saturating_add(Duration::from_millis(number.saturating_mul(ms)));
-        rest = next;
-    }
-    Ok(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units() {
-        for (text, ms) in [("500ms", 500), ("1m30s", 90_000), ("0s", 0), ("1h", 3_600_000), ("1s5ms", 1_005)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["5", "s", "-1s", "1.5s", "1d"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
+    crate::duration::duration(text)
+        .ok_or_else(|| Fault::new("UnsupportedValue", format!("{text} is not a duration")))
 }

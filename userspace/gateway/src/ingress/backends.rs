@@ -7,9 +7,20 @@ use std::sync::Arc;
 use super::endpoint_tls::{EndpointTls, EndpointTlsError};
 use super::endpoints::SliceFacts;
 use super::facts::PortName;
+use super::nearby::Location;
 use super::problem::Problem;
 use super::states::{SecretStates, ServiceStates};
-use crate::config::{Backend, Protocol};
+use crate::config::{Backend, EndpointDemand, Protocol};
+
+/// What backends are made from.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) services: &'a ServiceStates,
+    /// By Service.
+    pub(super) slices: &'a HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
+    pub(super) secrets: &'a SecretStates,
+    pub(super) location: &'a Location,
+}
 
 /// What requests of a route go to.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -68,21 +79,21 @@ impl BackendKey {
         format!("{service}:{port}{protocol}{}{tls}", if *by_service { "/service" } else { "" }).into()
     }
 
-    fn make(
-        &self,
-        services: &ServiceStates,
-        slices: Option<&BTreeMap<Arc<str>, SliceFacts>>,
-        secrets: &SecretStates,
-    ) -> (Arc<Backend>, Option<Fault>) {
+    fn make(&self, inputs: Inputs<'_>) -> (Arc<Backend>, Option<Fault>) {
+        let Inputs { services, slices, secrets, location } = inputs;
         let BackendKey { service, port, protocol: said, by_service, tls } = self;
         let nothing = |fault| (Protocol::Http1, Vec::new(), Some(fault));
+        let demand = services.get(service).map(|facts| facts.demand).unwrap_or_default();
         let (protocol, mut endpoints, mut fault) = match services.get(service) {
             None => nothing(Fault::NoService),
             Some(facts) if facts.is_external_name => nothing(Fault::ExternalName),
             Some(facts) => match facts.port(port) {
                 None => nothing(Fault::NoPort),
                 Some(port) if *by_service => (said.unwrap_or(port.protocol), facts.own(port), None),
-                Some(port) => (said.unwrap_or(port.protocol), facts.endpoints(port, slices), None),
+                Some(port) => {
+                    let endpoints = facts.endpoints(port, slices.get(service), location);
+                    (said.unwrap_or(port.protocol), endpoints, None)
+                }
             },
         };
         let tls = match tls.as_ref().map(|tls| tls.make(service, secrets)).transpose() {
@@ -93,7 +104,7 @@ impl BackendKey {
                 None
             }
         };
-        (Arc::new(Backend { name: self.name(), protocol, tls, endpoints }), fault)
+        (Arc::new(Backend { name: self.name(), protocol, tls, demand, endpoints }), fault)
     }
 }
 
@@ -153,17 +164,18 @@ impl Backends {
         }
     }
 
+    /// Which endpoints are near changed.
+    pub(super) fn touch_all(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.made = None);
+    }
+
     /// All of them, with the endpoints of now, and what is wrong with them.
-    pub(super) fn all(
-        &mut self,
-        services: &ServiceStates,
-        slices: &HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
-        secrets: &SecretStates,
-    ) -> (Vec<Arc<Backend>>, Vec<Problem>) {
+    pub(super) fn all(&mut self, inputs: Inputs<'_>) -> (Vec<Arc<Backend>>, Vec<Problem>) {
         let nothing = Arc::new(Backend {
             name: "".into(),
             protocol: Protocol::Http1,
             tls: None,
+            demand: EndpointDemand::default(),
             endpoints: Vec::new(),
         });
         let mut problems = Vec::new();
@@ -171,8 +183,7 @@ impl Backends {
             let (Some(key), Some(ingress)) = (&slot.key, slot.ingresses.first()) else {
                 return nothing.clone();
             };
-            let (backend, fault) =
-                slot.made.get_or_insert_with(|| key.make(services, slices.get(&key.service), secrets));
+            let (backend, fault) = slot.made.get_or_insert_with(|| key.make(inputs));
             problems.extend(fault.as_ref().map(|fault| match fault {
                 Fault::NoService => Problem::no_service(ingress, &key.service),
                 Fault::ExternalName => Problem::external_name(ingress, &key.service),

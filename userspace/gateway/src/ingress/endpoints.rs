@@ -1,6 +1,6 @@
 //! Services and their EndpointSlices to the addresses of a backend.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -8,18 +8,25 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::facts::PortName;
-use crate::config::Protocol;
+use super::nearby::{Hints, Location, nearby};
+use crate::config::{EndpointDemand, Protocol};
+use crate::duration::duration;
 
+/// How long a new endpoint gets less than its part of the requests, as a duration of Gateway API.
+const SLOW_START: &str = "skep.io/slow-start";
+/// Requests at once that an endpoint gets of each gateway.
+const MAX_REQUESTS: &str = "skep.io/max-requests";
 /// The names of HTTP/2 without TLS and of gRPC in a port's `appProtocol` (KEP-3726).
 const H2C: [&str; 3] = ["kubernetes.io/h2c", "grpc", "kubernetes.io/grpc"];
 
-#[derive(PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub(crate) struct ServiceFacts {
     pub(crate) is_external_name: bool,
     is_ipv6: bool,
     ports: Vec<PortFacts>,
     /// The Service's own address.
     ip: Option<IpAddr>,
+    pub(crate) demand: EndpointDemand,
 }
 
 #[derive(PartialEq, Eq)]
@@ -36,15 +43,20 @@ pub(crate) struct SliceFacts {
     is_ipv6: bool,
     /// Name, number, and whether it is of UDP.
     ports: Vec<(Box<str>, u16, bool)>,
-    ready: Vec<IpAddr>,
+    ready: Vec<EndpointFacts>,
     /// They end, and still serve.
-    ending: Vec<IpAddr>,
+    ending: Vec<EndpointFacts>,
+}
+
+struct EndpointFacts {
+    ip: IpAddr,
+    hints: Option<Box<Hints>>,
 }
 
 impl ServiceFacts {
     pub(super) fn parse(service: &Service) -> ServiceFacts {
         let Some(spec) = &service.spec else {
-            return ServiceFacts { is_external_name: false, is_ipv6: false, ports: Vec::new(), ip: None };
+            return ServiceFacts::default();
         };
         let is_served = |protocol: Option<&str>| matches!(protocol, None | Some("" | "TCP" | "UDP"));
         let ports = spec.ports.iter().flatten().filter(|port| is_served(port.protocol.as_deref()));
@@ -66,6 +78,7 @@ impl ServiceFacts {
                 .is_some_and(|first| first == "IPv6"),
             ports: ports.collect(),
             ip: spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()),
+            demand: demand(service),
         }
     }
 
@@ -96,29 +109,44 @@ impl ServiceFacts {
     }
 
     /// The endpoints that get requests: those that are ready; if there are none, those that end and still serve (KEP-1669). A Service
-    /// of both families is reached by its first one.
+    /// of both families is reached by its first one. Of those that are ready, the ones that are meant for this location.
     pub(crate) fn endpoints(
         &self,
         port: &PortFacts,
         slices: Option<&BTreeMap<Arc<str>, SliceFacts>>,
+        location: &Location,
     ) -> Vec<SocketAddr> {
         let slices =
             || slices.into_iter().flat_map(BTreeMap::values).filter(|slice| slice.is_ipv6 == self.is_ipv6);
-        let of = |addresses: fn(&SliceFacts) -> &[IpAddr]| {
-            let mut found = BTreeSet::new();
+        let of = |endpoints: fn(&SliceFacts) -> &[EndpointFacts]| {
+            let mut found = BTreeMap::new();
             for slice in slices() {
                 let of_port =
                     |(name, _, is_udp): &&(Box<str>, u16, bool)| *name == port.name && *is_udp == port.is_udp;
                 for (_, number, _) in slice.ports.iter().filter(of_port) {
-                    found.extend(addresses(slice).iter().map(|ip| SocketAddr::new(*ip, *number)));
+                    found.extend(
+                        endpoints(slice).iter().map(|endpoint| {
+                            (SocketAddr::new(endpoint.ip, *number), endpoint.hints.as_deref())
+                        }),
+                    );
                 }
             }
             found
         };
         let ready = of(|slice| &slice.ready);
-        let chosen = if ready.is_empty() { of(|slice| &slice.ending) } else { ready };
-        chosen.into_iter().collect()
+        if ready.is_empty() {
+            return of(|slice| &slice.ending).into_keys().collect();
+        }
+        nearby(&ready, location)
     }
+}
+
+/// What the Service's annotations say of requests to its endpoints.
+fn demand(service: &Service) -> EndpointDemand {
+    let annotations = service.metadata.annotations.as_ref();
+    let text = |name: &str| annotations.and_then(|all| all.get(name)).map(String::as_str);
+    let at_once = text(MAX_REQUESTS).and_then(|text| text.parse().ok()).filter(|most| *most > 0);
+    EndpointDemand { slow_start: text(SLOW_START).and_then(duration).unwrap_or_default(), at_once }
 }
 
 impl SliceFacts {
@@ -146,10 +174,12 @@ impl SliceFacts {
             let conditions = endpoint.conditions.as_ref();
             let is_ready = conditions.and_then(|all| all.ready).unwrap_or(true);
             let serves = conditions.and_then(|all| all.serving).unwrap_or(is_ready);
+            let hints = endpoint.hints.as_ref().map(|hints| Box::new(Hints::parse(hints)));
+            let facts = EndpointFacts { ip, hints };
             if is_ready {
-                ready.push(ip);
+                ready.push(facts);
             } else if serves && conditions.and_then(|all| all.terminating) == Some(true) {
-                ending.push(ip);
+                ending.push(facts);
             }
         }
         Some(SliceFacts { is_ipv6, ports: ports.collect(), ready, ending })

@@ -16,6 +16,7 @@ mod endpoint_tls;
 mod endpoints;
 pub(crate) mod facts;
 mod headers;
+mod nearby;
 mod policies;
 mod problem;
 pub(crate) mod states;
@@ -28,26 +29,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 pub use problem::Problem;
 
 use crate::acme::Challenges;
-use crate::config::{Backend, Config, Listener, Protocol};
+use crate::config::{Backend, Config, EndpointDemand, Listener, Protocol};
 use crate::gateway_api::{self, PortKey, PortTls, Publication, StatusUpdate};
 use crate::routing::HostTable;
+use backends::Inputs;
 use certificates::Certificates;
 use client_checks::ClientChecks;
 use endpoints::{ServiceFacts, SliceFacts};
 use facts::{IngressFacts, PortName};
+use nearby::Location;
 use states::{ConfigMapState, ConfigMapStates, SecretState, SecretStates, ServiceStates, key_of};
 use units::Units;
 use users::Users;
 
 /// The `spec.controller` of the classes that the gateway serves.
 pub const CONTROLLER: &str = "skep.io/ingress";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Where the gateway listens for Ingresses; `None`: not at all.
@@ -72,6 +76,7 @@ pub struct Index {
     /// Secrets of users.
     users: HashMap<Arc<str>, Users>,
     client_checks: ClientChecks,
+    location: Location,
     challenges: Arc<Challenges>,
     units: Units,
     /// `None`: an Ingress with TLS or a Secret changed.
@@ -109,6 +114,7 @@ impl Index {
             config_maps: HashMap::new(),
             users: HashMap::new(),
             client_checks: ClientChecks::default(),
+            location: Location::default(),
             challenges: Arc::default(),
             units: Units::default(),
             certificates: None,
@@ -118,6 +124,33 @@ impl Index {
             are_inputs_stale: false,
             gateway_backends: HashMap::new(),
         }
+    }
+
+    /// Of the gateway on a node. Endpoints that are meant for it are preferred.
+    #[must_use]
+    pub fn at(mut self, node: &str) -> Index {
+        self.location.node = node.into();
+        self
+    }
+
+    pub fn apply_node(&mut self, node: &Node) {
+        if node.metadata.name.as_deref() == Some(&*self.location.node) {
+            let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
+            let zone = zone.map(|zone| zone.as_str().into());
+            if std::mem::replace(&mut self.location.zone, zone.clone()) != zone {
+                self.units.backends.touch_all();
+                self.gateway_backends.clear();
+            }
+        }
+        self.gateway_api.apply_node(node);
+    }
+
+    pub fn delete_node(&mut self, name: &str) {
+        self.gateway_api.delete_node(name);
+    }
+
+    pub fn keep_nodes(&mut self, listed: &HashSet<Arc<str>>) {
+        self.gateway_api.keep_nodes(listed);
     }
 
     /// The objects of Gateway API.
@@ -296,7 +329,7 @@ impl Index {
             Some(certificates) if certificates.next_expiry.is_none_or(|at| at > now) => certificates,
             _ => Certificates::compile(self.claimed(), &self.secrets, &self.client_checks, now),
         };
-        let (backends, mut problems) = units.backends.all(&self.services, &self.slices, &self.secrets);
+        let (backends, mut problems) = units.backends.all(self.inputs());
         problems.extend(units.problems().chain(&certificates.problems).cloned());
         problems.sort();
         problems.dedup();
@@ -368,11 +401,13 @@ impl Index {
     fn gateway_backend(&self, key: &PortKey, policies: &gateway_api::BackendPolicies) -> Arc<Backend> {
         let PortKey { service, port: number, is_as_is } = key;
         let (mut protocol, mut tls, mut endpoints) = (Protocol::Http1, None, Vec::new());
+        let mut demand = EndpointDemand::default();
         if let Some(facts) = self.services.get(service)
             && let Some(port) = facts.port_of(&PortName::Number((*number).into()), "")
         {
             protocol = port.protocol;
-            endpoints = facts.endpoints(port, self.slices.get(service));
+            endpoints = facts.endpoints(port, self.slices.get(service), &self.location);
+            demand = facts.demand;
             match policies.of(service, &port.name).filter(|_| !is_as_is) {
                 None => {}
                 Some(PortTls::Over(found)) => tls = Some(found.clone()),
@@ -382,7 +417,12 @@ impl Index {
         }
         let suffix = if *is_as_is { "/stream" } else { "" };
         let name = format!("{service}:{number}{suffix}").into();
-        Arc::new(Backend { name, protocol, tls, endpoints })
+        Arc::new(Backend { name, protocol, tls, demand, endpoints })
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        let Index { services, slices, secrets, location, .. } = self;
+        Inputs { services, slices, secrets, location }
     }
 
     /// A Service or one of its slices changed.

@@ -201,6 +201,43 @@ fn endpoints_follow_ports_and_conditions() {
 }
 
 #[test]
+fn endpoints_of_the_zone_are_preferred_and_annotations_say_how_much_they_get() {
+    let mut index = index().at("n1");
+    let service = json!({
+        "metadata": {"namespace": "ns", "name": "zoned", "annotations": {"skep.io/slow-start": "1m", "skep.io/max-requests": "7"}},
+        "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 80}]},
+    });
+    index.apply_service(&serde_json::from_value(service).unwrap());
+    let endpoint = |ip: &str, zone: &str| json!({"addresses": [ip], "hints": {"forZones": [{"name": zone}]}});
+    let slice = json!({
+        "metadata": {"namespace": "ns", "name": "zoned-1", "labels": {"kubernetes.io/service-name": "zoned"}},
+        "addressType": "IPv4", "ports": [{"name": "", "port": 8080}],
+        "endpoints": [endpoint("10.1.0.1", "a"), endpoint("10.1.0.2", "b")],
+    });
+    index.apply_slice(&serde_json::from_value(slice).unwrap());
+    let backend = json!({"service": {"name": "zoned", "port": {"number": 80}}});
+    let ingress = json!({
+        "metadata": {"namespace": "ns", "name": "zoned"},
+        "spec": {"ingressClassName": "skep", "defaultBackend": backend},
+    });
+    index.apply_ingress(&serde_json::from_value(ingress).unwrap());
+    let mut endpoints = |zone: Option<&str>| {
+        let labels = zone.map(|zone| json!({"topology.kubernetes.io/zone": zone})).unwrap_or_default();
+        let node = json!({"metadata": {"name": "n1", "labels": labels}});
+        index.apply_node(&serde_json::from_value(node).unwrap());
+        let config = index.compile(0).config;
+        let found =
+            config.backends.iter().find(|backend| backend.name.starts_with("ns/zoned")).unwrap().clone();
+        let demand = (found.demand.slow_start.as_secs(), found.demand.at_once);
+        assert_eq!(demand, (60, Some(7)));
+        found.endpoints.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(endpoints(None), ["10.1.0.1", "10.1.0.2"]);
+    assert_eq!(endpoints(Some("b")), ["10.1.0.2"]);
+    assert_eq!(endpoints(Some("c")), ["10.1.0.1", "10.1.0.2"]);
+}
+
+#[test]
 fn what_cannot_be_served_is_said_and_takes_no_other_rule() {
     let mut index = index();
     service(&mut index, "web", &["192.0.2.1"]);

@@ -16,7 +16,7 @@ use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::upstream::SendError;
+use super::send_error::SendError;
 use crate::backend_tls::BackendTls;
 
 pub(super) enum EndpointStream {

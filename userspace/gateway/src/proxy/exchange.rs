@@ -14,8 +14,9 @@ use super::access_log::Line;
 use super::endpoint_body::EndpointBody;
 use super::policy::Prepared;
 use super::request_body::RequestBody;
+use super::send_error::SendError;
 use super::snapshot::Cluster;
-use super::upstream::{Lease, SendError, Unanswered, Upstream, Wait};
+use super::upstream::{Lease, Unanswered, Upstream, Wait};
 use super::{Gateway, Shared};
 use crate::config::{Protocol, Retry, Timeouts};
 use crate::counters::{RouteCounters, add};
@@ -106,6 +107,7 @@ async fn attempts(
     let is_in_time = || repeats.is_none_or(|(began, limit)| began.elapsed() < limit);
     let may_spend = || is_in_time() && (retry.is_some() || cluster.budget.spend());
     let wait = terms.wait(&gateway.limits);
+    let at_once = cluster.backend.demand.at_once;
     let (mut tried, mut last): (Vec<SocketAddr>, _) = (Vec::new(), SendError::NoEndpoint);
     cluster.budget.earn();
     for attempt in 1..=max_attempts {
@@ -113,7 +115,7 @@ async fn attempts(
         let Some(upstream) = cluster.prefer(terms.preference, &tried, now) else { break };
         let copy = if is_repeatable { body.again() } else { None };
         let Unanswered { error, unsent } =
-            match upstream.send(head, body, protocol, !tried.is_empty(), &wait).await {
+            match upstream.send(head, body, protocol, !tried.is_empty(), &wait, at_once).await {
                 Ok((response, lease)) => {
                     upstream.health.succeeded();
                     match copy.filter(|_| {

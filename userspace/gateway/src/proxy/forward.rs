@@ -22,8 +22,9 @@ use super::exchange::{self, Record, Terms};
 use super::policy::{self, Denied, Prepared, Verdict};
 use super::request_body::{BodyError, BodyState, RequestBody};
 use super::response_body::ResponseBody;
+use super::send_error::SendError;
 use super::snapshot::{Cluster, Snapshot};
-use super::upstream::{Lease, SendError};
+use super::upstream::Lease;
 use super::{Gateway, Shared};
 use super::{acme, mirror, switched};
 use crate::config::{Listener, Protocol, Route};
@@ -57,6 +58,8 @@ enum Refusal {
     BodyTimeout,
     #[error("no endpoint")]
     NoEndpoint,
+    #[error("all endpoints have as many requests as they may have")]
+    Busy,
     /// The configuration has no backend for the request.
     #[error("no backend")]
     NoBackend(StatusCode),
@@ -81,7 +84,7 @@ impl Refusal {
             Refusal::NoRoute => StatusCode::NOT_FOUND,
             Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NoEndpoint | Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoBackend(status) => *status,
             Refusal::Forbidden => StatusCode::FORBIDDEN,
             Refusal::TooMany => StatusCode::SERVICE_UNAVAILABLE,
@@ -110,6 +113,7 @@ impl Refusal {
         match error {
             SendError::ResponseTimeout => Refusal::ResponseTimeout,
             SendError::NoEndpoint => Refusal::NoEndpoint,
+            SendError::Busy => Refusal::Busy,
             SendError::Connect(_)
             | SendError::ConnectTimeout
             | SendError::Handshake(_)

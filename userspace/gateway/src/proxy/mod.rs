@@ -23,6 +23,7 @@ mod policy;
 mod request_body;
 mod response_body;
 mod seats;
+mod send_error;
 mod snapshot;
 mod streams;
 mod switched;
@@ -84,7 +85,7 @@ impl Gateway {
     pub fn apply(&self, config: &Config) {
         let _one_at_a_time = self.0.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.0.snapshot.load_full();
-        let new = Arc::new(old.next(config, &self.0.janitor));
+        let new = Arc::new(old.next(config, &self.0.janitor, self.0.now_ms()));
         self.0.snapshot.store(new.clone());
         old.retire(&new);
         add(&self.0.counters.configurations);

@@ -50,11 +50,11 @@ pub(super) struct Cluster {
 
 impl Snapshot {
     /// The snapshot that follows this one.
-    pub(super) fn next(&self, config: &Config, janitor: &Arc<Janitor>) -> Snapshot {
+    pub(super) fn next(&self, config: &Config, janitor: &Arc<Janitor>, now_ms: u64) -> Snapshot {
         let Config { listeners, backends, counters, challenges } = config;
         let known: HashMap<&str, &Arc<Cluster>> =
             self.clusters.iter().map(|cluster| (&*cluster.backend.name, cluster)).collect();
-        let mut upstreams = Upstreams { old: &self.upstreams, new: HashMap::new(), janitor };
+        let mut upstreams = Upstreams { old: &self.upstreams, new: HashMap::new(), janitor, now_ms };
         let clusters = backends.iter();
         let clusters = clusters.map(|backend| upstreams.cluster(backend, known.get(&*backend.name).copied()));
         let clusters = clusters.collect();
@@ -118,15 +118,18 @@ struct Upstreams<'a> {
     old: &'a HashMap<UpstreamKey, Arc<Upstream>>,
     new: HashMap<UpstreamKey, Arc<Upstream>>,
     janitor: &'a Arc<Janitor>,
+    now_ms: u64,
 }
 
 impl Upstreams<'_> {
     /// `known`: the backend's before.
     fn cluster(&mut self, backend: &Arc<Backend>, known: Option<&Arc<Cluster>>) -> Arc<Cluster> {
+        // The first endpoints of a backend begin at once.
+        let joined = known.is_some_and(|known| !known.is_empty()).then_some(self.now_ms);
         let of_cluster = backend.endpoints.iter().map(|address| {
             let key = (*address, backend.tls.clone());
             let (old, janitor) = (self.old.get(&key), self.janitor);
-            let new = || Arc::new(Upstream::new(*address, backend.tls.clone(), janitor.clone()));
+            let new = || Arc::new(Upstream::new(*address, backend.tls.clone(), joined, janitor.clone()));
             self.new.entry(key).or_insert_with(|| old.cloned().unwrap_or_else(new)).clone()
         });
         let of_cluster = of_cluster.collect();
@@ -233,17 +236,20 @@ impl Cluster {
     }
 
     /// An endpoint for a request, in turn; of two that are available the one with less to do. `tried` ones come last, before them those
-    /// that are ejected.
+    /// that are ejected, and before those the ones that joined a short time ago.
     pub(super) fn choose(&self, tried: &[SocketAddr], now_ms: u64) -> Option<Arc<Upstream>> {
         let count = self.upstreams.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..count).map(|step| &self.upstreams[turn.wrapping_add(step) % count]);
         let untried = || in_turn().filter(|upstream| !tried.contains(&upstream.address));
-        let mut available = untried().filter(|upstream| upstream.health.is_available(now_ms));
+        let is_healthy = |upstream: &&Arc<Upstream>| upstream.health.is_available(now_ms);
+        let slow_start = self.backend.demand.slow_start;
+        let mut available =
+            untried().filter(is_healthy).filter(|upstream| upstream.takes_part(now_ms, slow_start));
         let chosen = match (available.next(), available.next()) {
             (Some(first), Some(second)) if second.in_flight() < first.in_flight() => Some(second),
             (Some(first), _) => Some(first),
-            (None, _) => untried().next().or_else(|| in_turn().next()),
+            (None, _) => untried().find(is_healthy).or_else(|| untried().next()).or_else(|| in_turn().next()),
         };
         chosen.cloned()
     }

@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::endpoint_body::EndpointBody;
 use super::endpoint_stream::{self, EndpointStream};
-use super::http_1::{self, Connection, Http1Error};
+use super::http_1::{self, Connection};
 use super::request_body::{BodyState, RequestBody};
+use super::send_error::SendError;
 use crate::backend_tls::BackendTls;
 use crate::config::Protocol;
 use crate::health::Health;
@@ -28,46 +29,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of HTTP/2, as large as what a fast link has on its way.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
-/// Why there is no response.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
-    #[error("connect failed: {0}")]
-    Connect(std::io::Error),
-    #[error("connect timed out")]
-    ConnectTimeout,
-    #[error("handshake failed: {0}")]
-    Handshake(std::io::Error),
-    #[error("the endpoint agrees on another protocol than HTTP/2")]
-    NotHttp2,
-    #[error(transparent)]
-    Http1(#[from] Http1Error),
-    #[error("{0}")]
-    Http2(#[from] hyper::Error),
-    #[error("the host cannot be that of a request of HTTP/2")]
-    Host,
-    #[error("no response in time")]
-    ResponseTimeout,
-    #[error("the backend has no endpoint")]
-    NoEndpoint,
-}
-
-impl SendError {
-    /// Whether the client's request failed, not the endpoint.
-    pub(super) fn is_of_request(&self) -> bool {
-        match self {
-            SendError::Http1(error) => matches!(error, Http1Error::Body(_) | Http1Error::Length),
-            SendError::Http2(error) => error.is_user(),
-            SendError::Host => true,
-            SendError::Connect(_)
-            | SendError::ConnectTimeout
-            | SendError::Handshake(_)
-            | SendError::NotHttp2
-            | SendError::ResponseTimeout
-            | SendError::NoEndpoint => false,
-        }
-    }
-}
 
 /// How long an attempt may take.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +50,8 @@ pub(super) struct Unanswered {
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     tls: Option<Arc<BackendTls>>,
+    /// When it joined other endpoints, in milliseconds of the gateway's own clock; `None`: it was among the first ones.
+    joined: Option<u64>,
     /// Of the address; the same on every node.
     pub(super) id: u64,
     pub(super) health: Health,
@@ -132,10 +95,16 @@ impl Drop for Lease {
 }
 
 impl Upstream {
-    pub(super) fn new(address: SocketAddr, tls: Option<Arc<BackendTls>>, janitor: Arc<Janitor>) -> Upstream {
+    pub(super) fn new(
+        address: SocketAddr,
+        tls: Option<Arc<BackendTls>>,
+        joined: Option<u64>,
+        janitor: Arc<Janitor>,
+    ) -> Upstream {
         Upstream {
             address,
             tls,
+            joined,
             id: crate::policy::hash(&address.to_string()),
             health: Health::default(),
             idle: Mutex::default(),
@@ -144,6 +113,14 @@ impl Upstream {
             is_retired: AtomicBool::new(false),
             janitor,
         }
+    }
+
+    /// Whether it gets its part of the requests. A part that grows during `slow_start` after it joined, from a tenth on.
+    pub(super) fn takes_part(&self, now_ms: u64, slow_start: Duration) -> bool {
+        let Some(joined) = self.joined.filter(|_| !slow_start.is_zero()) else { return true };
+        let whole = u64::try_from(slow_start.as_millis()).unwrap_or(u64::MAX);
+        let age = now_ms.saturating_sub(joined);
+        age >= whole || rand::random_range(0..whole) < age.max(whole / 10)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -159,7 +136,7 @@ impl Upstream {
         }
     }
 
-    /// Sends a request. `fresh`: on a new connection, since the last one failed.
+    /// Sends a request. `fresh`: on a new connection, since the last one failed. `at_once`: the most requests in progress.
     pub(super) async fn send(
         self: &Arc<Self>,
         head: &Outgoing,
@@ -167,9 +144,13 @@ impl Upstream {
         protocol: Protocol,
         fresh: bool,
         wait: &Wait,
+        at_once: Option<usize>,
     ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let lease = Lease { upstream: self.clone() };
+        if at_once.is_some_and(|most| before >= most) {
+            return Err(Unanswered { error: SendError::Busy, unsent: Some(body) });
+        }
         match protocol {
             Protocol::Http1 => self.send_http_1(head, body, fresh, wait, lease).await,
             // Boxed, since the future of a request of HTTP/1.1 is smaller.

@@ -17,7 +17,9 @@ use rustls::{ClientConfig, RootCertStore};
 use skep_gateway::backend_tls::BackendTls;
 use skep_gateway::certificate::Certificate;
 use skep_gateway::client_check::ClientCheck;
-use skep_gateway::config::{Backend, Config, Listener, Protocol, Route, TlsAction, TlsServer, TlsServers};
+use skep_gateway::config::{
+    Backend, Config, EndpointDemand, Listener, Protocol, Route, TlsAction, TlsServer, TlsServers,
+};
 use skep_gateway::counters::RouteCounters;
 use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 use skep_gateway::{Gateway, Limits};
@@ -45,6 +47,7 @@ pub(crate) struct Routes {
     certificates: Vec<(String, Arc<Certificate>, Option<Arc<ClientCheck>>)>,
     endpoint_tls: Option<Arc<BackendTls>>,
     identity: Option<Arc<Certificate>>,
+    demand: EndpointDemand,
 }
 
 /// A certificate that signs itself, and its PEM.
@@ -93,6 +96,11 @@ impl Routes {
         self
     }
 
+    pub(crate) fn demand(mut self, demand: EndpointDemand) -> Routes {
+        self.demand = demand;
+        self
+    }
+
     /// What endpoints are presented for requests without TLS.
     pub(crate) fn identity(mut self, identity: &Arc<Certificate>) -> Routes {
         self.identity = Some(identity.clone());
@@ -114,6 +122,7 @@ impl Routes {
                 name: format!("test/{at}").into(),
                 protocol: *protocol,
                 tls: self.endpoint_tls.clone(),
+                demand: self.demand,
                 endpoints: endpoints.clone(),
             })
         });

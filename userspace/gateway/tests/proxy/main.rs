@@ -4,6 +4,7 @@ mod abuse;
 mod acme;
 mod annotations;
 mod changes;
+mod demand;
 mod endpoint;
 mod faults;
 mod filters;

@@ -68,7 +68,7 @@ impl NodeGateway {
         let (updates, nodes) = subscriptions.forward(sender, &stop);
         let (challenges, following) = challenges::follow(node.clone());
         let engine = Engine {
-            index: Index::new(ports),
+            index: Index::new(ports).at(&name),
             gateway,
             inputs: Inputs::new(node.clone(), found_in),
             unlisted: updates::KINDS,

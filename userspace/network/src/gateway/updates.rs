@@ -96,6 +96,7 @@ indexes! {
     IngressClass, apply_class, delete_class, keep_classes, keep_last;
     Service, apply_service, delete_service, keep_services, keep_last;
     EndpointSlice, apply_slice, delete_slice, keep_slices, keep_last;
+    Node, apply_node, delete_node, keep_nodes, keep_last;
 }
 
 macro_rules! of_gateway_api {
@@ -119,7 +120,6 @@ macro_rules! of_gateway_api {
 
 of_gateway_api! {
     Namespace, apply_namespace, delete_namespace, keep_namespaces;
-    Node, apply_node, delete_node, keep_nodes;
     GatewayClass, apply_class, delete_class, keep_classes;
     Gateway, apply_gateway, delete_gateway, keep_gateways;
     ListenerSet, apply_listener_set, delete_listener_set, keep_listener_sets;
