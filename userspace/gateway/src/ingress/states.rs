@@ -160,3 +160,60 @@ pub(crate) fn key_of(meta: &ObjectMeta) -> Arc<str> {
         None => name.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    fn authority() -> String {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    fn in_force(state: &SecretState) -> Option<Arc<Authorities>> {
+        match state {
+            SecretState::Found(facts) => facts.authorities.as_ref()?.in_force().cloned(),
+            SecretState::Missing => None,
+        }
+    }
+
+    #[test]
+    fn authorities_that_were_valid_stay_in_force_until_their_secret_is_gone() {
+        let secret = |pem: Option<&str>| {
+            let data = pem.map(|pem| ("ca.crt".to_owned(), ByteString(pem.as_bytes().to_vec())));
+            Secret { data: Some(data.into_iter().collect()), ..Secret::default() }
+        };
+        let (one, two) = (authority(), authority());
+        let next = |old, pem| SecretState::parse(Some(&secret(pem)), Some(old), 0);
+        let state = next(SecretState::Missing, Some(one.as_str()));
+        let first = in_force(&state).unwrap();
+        let state = next(state, Some(one.as_str()));
+        assert!(Arc::ptr_eq(&first, &in_force(&state).unwrap()));
+        for bad in [Some("none"), None] {
+            let state = next(next(SecretState::Missing, Some(one.as_str())), bad);
+            assert!(first == in_force(&state).unwrap(), "{bad:?}");
+            let SecretState::Found(facts) = state else { panic!("there is a Secret") };
+            assert!(facts.authorities.unwrap().error().is_some() && facts.certificate.in_force().is_none());
+        }
+        let state = next(state, Some(two.as_str()));
+        assert!(first != in_force(&state).unwrap());
+        let state = next(SecretState::parse(None, Some(state), 0), None);
+        assert!(in_force(&state).is_none());
+    }
+
+    #[test]
+    fn texts_of_a_config_map_are_kept_without_its_certificates() {
+        let data = [("X-A", "a".to_owned()), ("ca.crt", authority())];
+        let data = data.map(|(name, text)| (name.to_owned(), text)).into();
+        let config_map = ConfigMap { data: Some(data), ..ConfigMap::default() };
+        let ConfigMapState::Found(facts) = ConfigMapState::parse(Some(&config_map), None) else {
+            panic!("there is a ConfigMap")
+        };
+        assert!(matches!(facts.authorities, Some(Parsed::Good(_))));
+        assert_eq!(facts.data, [("X-A".to_owned(), "a".to_owned())].into());
+    }
+}

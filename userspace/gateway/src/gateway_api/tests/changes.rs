@@ -1,13 +1,13 @@
 //! Any changes, one after the other, make the same configuration and statuses as an index that begins with the last state.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Secret;
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
 
-use super::super::kinds::GrpcRoute;
+use super::super::kinds::{BackendTlsPolicy, GrpcRoute};
 use super::super::statuses::StatusUpdate;
 use super::*;
 
@@ -25,7 +25,13 @@ enum Change {
     Service(bool),
     /// That of a listener: none, or one that is not a certificate.
     Secret(bool),
+    Policy(BackendTlsPolicy),
+    DeletePolicy(String),
+    /// With the authorities of policies.
+    ConfigMap(bool),
 }
+
+static AUTHORITY: LazyLock<String> = LazyLock::new(tls::authority);
 
 /// Of a route: its name and age, hosts, parent's listener, and the namespace of its backend.
 fn a_route() -> impl Strategy<Value = (String, u8, Vec<&'static str>, Option<&'static str>, &'static str)> {
@@ -70,7 +76,20 @@ fn change() -> impl Strategy<Value = Change> {
         1 => any::<bool>().prop_map(Change::Grant),
         1 => any::<bool>().prop_map(Change::Service),
         1 => any::<bool>().prop_map(Change::Secret),
+        2 => a_policy(),
+        1 => (0..3u8).prop_map(|name| Change::DeletePolicy(format!("a/p{name}"))),
+        1 => any::<bool>().prop_map(Change::ConfigMap),
     ]
+}
+
+fn a_policy() -> impl Strategy<Value = Change> {
+    let section = prop::sample::select(vec![None, Some("http"), Some("none")]);
+    (0..3u8, 0..3u8, section).prop_map(|(name, age, section)| {
+        let target = json!({"group": "", "kind": "Service", "name": "web", "sectionName": section});
+        let validation = tls::of_ca("ca", &format!("p{name}.com"));
+        let spec = json!({"targetRefs": [target], "validation": validation});
+        Change::Policy(aged(&format!("a/p{name}"), age, spec))
+    })
 }
 
 fn apply(index: &mut Index, change: &Change) {
@@ -103,6 +122,10 @@ fn apply(index: &mut Index, change: &Change) {
         Change::Secret(exists) => {
             index.apply_secret(&"a/cert".into(), exists.then(Secret::default).as_ref(), 0)
         }
+        Change::Policy(policy) => index.gateway_api().apply_policy(policy),
+        Change::DeletePolicy(key) => index.gateway_api().delete_policy(key),
+        Change::ConfigMap(true) => tls::trusts(index, "a/ca", &AUTHORITY),
+        Change::ConfigMap(false) => index.apply_config_map(&"a/ca".into(), None),
     }
 }
 
@@ -145,6 +168,9 @@ fn of_now(changes: &[Change]) -> Index {
             Change::Grant(_) => "grant".to_owned(),
             Change::Service(_) => "service".to_owned(),
             Change::Secret(_) => "secret".to_owned(),
+            Change::Policy(policy) => of_route("policy", &policy.metadata.name),
+            Change::DeletePolicy(key) => format!("policy {key}"),
+            Change::ConfigMap(_) => "config map".to_owned(),
         };
         last.insert(key, change);
     }

@@ -15,14 +15,14 @@ use crate::client_check::ClientCheck;
 use crate::config::{Backend, Config, TlsAction};
 use crate::ingress::Index;
 
-fn authority() -> String {
+pub(super) fn authority() -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
 }
 
 /// A ConfigMap with certificates of authorities.
-fn trusts(index: &mut Index, key: &str, pem: &str) {
+pub(super) fn trusts(index: &mut Index, key: &str, pem: &str) {
     let data = [("ca.crt".to_owned(), pem.to_owned())].into();
     let config_map = ConfigMap { data: Some(data), ..ConfigMap::default() };
     index.apply_config_map(&key.into(), Some(&config_map));
@@ -174,7 +174,7 @@ fn policy(index: &mut Index, key: &str, section: Option<&str>, validation: Value
     index.gateway_api().apply_policy(&object::<BackendTlsPolicy>(key, spec));
 }
 
-fn of_ca(name: &str, hostname: &str) -> Value {
+pub(super) fn of_ca(name: &str, hostname: &str) -> Value {
     json!({"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": name}], "hostname": hostname})
 }
 
