@@ -1,7 +1,8 @@
 //! How certificates of clients are verified. PURE.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -29,6 +30,36 @@ pub struct ClientCheck {
     max_depth: Option<usize>,
     strict: Arc<dyn ClientCertVerifier>,
     pub(crate) tickets: Arc<dyn ProducesTickets>,
+}
+
+/// Checks that are in force. Equal ones are the same, so that sessions of TLS are resumed after a change of something else.
+#[derive(Default)]
+pub(crate) struct ClientChecks(Mutex<HashMap<CheckKey, Arc<ClientCheck>>>);
+
+type CheckKey = (Arc<Authorities>, ClientMode, Option<usize>);
+
+impl ClientChecks {
+    pub(crate) fn get(
+        &self,
+        authorities: &Arc<Authorities>,
+        mode: ClientMode,
+        max_depth: Option<usize>,
+    ) -> Result<Arc<ClientCheck>, ClientCheckError> {
+        let key = (authorities.clone(), mode, max_depth);
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(&key) {
+            return Ok(known.clone());
+        }
+        let new = Arc::new(ClientCheck::new(authorities.clone(), mode, max_depth)?);
+        made.insert(key, new.clone());
+        Ok(new)
+    }
+
+    /// Forgets those that nothing else has.
+    pub(crate) fn forget_unused(&self) {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|_, check| Arc::strong_count(check) > 1);
+    }
 }
 
 /// What is known of a client that was asked for a certificate.

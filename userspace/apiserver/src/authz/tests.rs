@@ -361,6 +361,15 @@ fn of_gateway_api(kind: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": meta, "spec": spec})
 }
 
+/// Gateways of the namespace `a` may name Secrets of `b`.
+fn secrets_of_b_for_gateways() -> Value {
+    let from = json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "a"}]);
+    let spec = json!({"from": from, "to": [{"group": "", "kind": "Secret"}]});
+    let mut grant = of_gateway_api("ReferenceGrant", "grant", &spec);
+    grant["metadata"]["namespace"] = json!("b");
+    grant
+}
+
 #[test]
 fn a_node_reads_what_gateways_and_policies_of_its_classes_name() {
     let validation = |kind: &str, namespace: &str, name: &str| {
@@ -381,22 +390,13 @@ fn a_node_reads_what_gateways_and_policies_of_its_classes_name() {
         {"group": "", "kind": "ConfigMap", "name": "endpoints"},
         {"group": "", "kind": "ConfigMap", "namespace": "b", "name": "endpoints"},
     ]}});
-    let mut grant = of_gateway_api(
-        "ReferenceGrant",
-        "grant",
-        &json!({
-            "from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "a"}],
-            "to": [{"group": "", "kind": "Secret"}],
-        }),
-    );
-    grant["metadata"]["namespace"] = json!("b");
     let identity = json!({"clientCertificateRef": {"name": "identity"}});
     let mut authorizer = authorizer(&[
         class,
         gateway("ours", "skep", &json!({"frontend": frontend, "backend": identity})),
         gateway("theirs", "other", &json!({"backend": {"clientCertificateRef": {"name": "foreign"}}})),
         of_gateway_api("BackendTLSPolicy", "policy", &policy),
-        grant,
+        secrets_of_b_for_gateways(),
     ]);
     let nodes = groups(&["system:nodes"]);
     let may = |authorizer: &Authorizer, resource: &str, namespace: &str, name: &str| {

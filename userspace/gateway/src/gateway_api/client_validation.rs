@@ -1,6 +1,5 @@
 //! Certificates of clients that listeners ask for (`spec.tls.frontend` of Gateways). PURE.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::authority_refs::{FoundAuthorities, Inputs};
@@ -8,12 +7,7 @@ use super::conditions::Fault;
 use super::grants::{Referrer, namespace_of};
 use super::kinds::{ClientValidationSpec, Gateway};
 use super::objects::{Key, Objects};
-use crate::authorities::Authorities;
-use crate::client_check::{ClientCheck, ClientMode};
-
-/// The checks that are in force. Equal ones are the same, so that sessions of TLS are resumed after a change of something else.
-#[derive(Default)]
-pub(super) struct ClientChecks(HashMap<(Arc<Authorities>, ClientMode), Arc<ClientCheck>>);
+use crate::client_check::{ClientCheck, ClientChecks, ClientMode};
 
 /// What a listener asks its clients for.
 pub(super) struct ClientValidation {
@@ -60,39 +54,19 @@ impl Objects {
         gateway: &Gateway,
         port: u16,
         inputs: Inputs<'_>,
-        checks: &mut ClientChecks,
+        checks: &ClientChecks,
     ) -> Option<ClientValidation> {
         let validation = validation_of(gateway, port)?;
         let from = Referrer { kind: "Gateway", namespace: namespace_of(key) };
         let refs = &validation.ca_certificate_refs;
         let found = self.authorities(from, refs, "InvalidCACertificateKind", inputs);
         let FoundAuthorities { authorities, resolved } = found;
-        let check = match authorities {
-            None => Err("no certificate of an authority is valid".to_owned()),
-            Some(authorities) => checks.check(authorities, mode(validation)),
-        };
-        let (check, accepted) = match check {
-            Ok(check) => (Some(check), Ok(())),
-            Err(message) => (None, Err(Fault::new("NoValidCACertificate", message))),
+        let refused = |why: String| (None, Err(Fault::new("NoValidCACertificate", why)));
+        let (check, accepted) = match authorities.map(|all| checks.get(&all, mode(validation), None)) {
+            Some(Ok(check)) => (Some(check), Ok(())),
+            Some(Err(error)) => refused(error.to_string()),
+            None => refused("no certificate of an authority is valid".to_owned()),
         };
         Some(ClientValidation { check, accepted, resolved })
-    }
-}
-
-impl ClientChecks {
-    fn check(&mut self, authorities: Arc<Authorities>, mode: ClientMode) -> Result<Arc<ClientCheck>, String> {
-        let key = (authorities, mode);
-        if let Some(known) = self.0.get(&key) {
-            return Ok(known.clone());
-        }
-        let made = ClientCheck::new(key.0.clone(), mode, None).map_err(|error| error.to_string())?;
-        let made = Arc::new(made);
-        self.0.insert(key, made.clone());
-        Ok(made)
-    }
-
-    /// Forgets those that no listener has.
-    pub(super) fn forget_unused(&mut self) {
-        self.0.retain(|_, check| Arc::strong_count(check) > 1);
     }
 }

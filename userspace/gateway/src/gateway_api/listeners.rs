@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::authority_refs::Inputs;
-use super::client_validation::{ClientChecks, ClientValidation};
+use super::client_validation::ClientValidation;
 use super::conditions::Fault;
 use super::grants::{Referrer, namespace_of};
 use super::hosts::pattern;
@@ -14,6 +14,7 @@ use super::objects::{CONTROLLER, Key, Objects};
 use crate::acme::Request;
 use crate::certificate::Certificate;
 use crate::client_check::ClientCheck;
+use crate::client_check::ClientChecks;
 use crate::ingress::states::SecretStates;
 use crate::routing::HostPattern;
 
@@ -108,7 +109,7 @@ impl Objects {
     }
 
     /// All Gateways of our classes, the oldest first.
-    pub(super) fn listeners(&self, inputs: Inputs<'_>, checks: &mut ClientChecks) -> Vec<GatewayListeners> {
+    pub(super) fn listeners(&self, inputs: Inputs<'_>, checks: &ClientChecks) -> Vec<GatewayListeners> {
         let ours = self.gateways.iter().filter(|(_, gateway)| self.is_ours(&gateway.spec.gateway_class_name));
         let mut all: Vec<GatewayListeners> =
             ours.map(|(key, gateway)| self.listeners_of(key, gateway, inputs, checks)).collect();
@@ -121,7 +122,7 @@ impl Objects {
         key: &Key,
         gateway: &Arc<Gateway>,
         inputs: Inputs<'_>,
-        checks: &mut ClientChecks,
+        checks: &ClientChecks,
     ) -> GatewayListeners {
         let sets = self.sets_of(key, gateway);
         let of_sets = sets.iter().filter(|(_, _, verdict)| verdict.is_ok());
@@ -151,12 +152,7 @@ impl Objects {
     }
 
     /// Takes what a Gateway and its listeners name as it is now. No route depends on it.
-    pub(super) fn look_up(
-        &self,
-        gateway: &mut GatewayListeners,
-        inputs: Inputs<'_>,
-        checks: &mut ClientChecks,
-    ) {
+    pub(super) fn look_up(&self, gateway: &mut GatewayListeners, inputs: Inputs<'_>, checks: &ClientChecks) {
         let GatewayListeners { key, gateway, listeners, identity, identity_verdict, .. } = gateway;
         for listener in listeners {
             let (certificates, verdict) = self.certificates(&listener.owner, &listener.spec, inputs.secrets);

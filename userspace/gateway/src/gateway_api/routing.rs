@@ -7,13 +7,13 @@ use super::attached::{Attached, Made, Place, Streams};
 use super::authority_refs::Inputs;
 use super::backend_tls::BackendPolicies;
 use super::backends::{Backends, Resolver};
-use super::client_validation::ClientChecks;
 use super::conditions::Fault;
 use super::kinds::{BackendRef, GrpcRoute, HttpRoute, StreamRule};
 use super::listeners::{GatewayListeners, age};
 use super::objects::{Key, Objects, RouteKey};
 use super::parents::{ParentVerdict, RouteHead};
 use super::{grpc, http_rules};
+use crate::client_check::ClientChecks;
 use crate::config::{Listener, Part, StreamRoute, TlsAction, TlsServer, TlsServers};
 use crate::counters::RouteCounters;
 use crate::ingress::states::ServiceStates;
@@ -85,8 +85,8 @@ impl Routing {
         old: Option<Routing>,
     ) -> Routing {
         objects.take_changed();
-        let Routing { routes: known, mut checks, policies, changed_backends, .. } = old.unwrap_or_default();
-        let (gateways, backends) = (objects.listeners(inputs, &mut checks), Backends::new(first));
+        let Routing { routes: known, checks, policies, changed_backends, .. } = old.unwrap_or_default();
+        let (gateways, backends) = (objects.listeners(inputs, &checks), Backends::new(first));
         checks.forget_unused();
         let mut routing =
             Routing { gateways, backends, checks, policies, changed_backends, ..Routing::default() };
@@ -144,7 +144,7 @@ impl Routing {
     /// Takes what Gateways and their listeners name as it is now. No route depends on it.
     pub(crate) fn look_up(&mut self, objects: &Objects, inputs: Inputs<'_>) {
         for gateway in &mut self.gateways {
-            objects.look_up(gateway, inputs, &mut self.checks);
+            objects.look_up(gateway, inputs, &self.checks);
         }
         self.take_policies(objects, inputs);
         self.open();

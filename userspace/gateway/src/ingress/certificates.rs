@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::client_checks::ClientChecks;
+use super::client_certificates::checks_by_host;
 use super::facts::IngressFacts;
 use super::problem::Problem;
 use super::states::SecretStates;
 use crate::certificate::{Certificate, Stapled};
-use crate::client_check::ClientCheck;
+use crate::client_check::{ClientCheck, ClientChecks};
 use crate::config::{StreamRoute, TlsAction, TlsServer, TlsServers};
 use crate::routing::{HostPattern, HostTable};
 
@@ -38,7 +38,7 @@ impl Certificates {
         for (key, facts) in &by_age {
             builder.add(secrets, key, facts);
         }
-        for (host, check) in checks.by_host(&by_age, secrets) {
+        for (host, check) in checks_by_host(&by_age, secrets, checks) {
             builder.check_clients(&host, &check);
         }
         let Builder { table, problems, next_expiry, .. } = builder;

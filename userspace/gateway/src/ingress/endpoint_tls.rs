@@ -8,6 +8,7 @@ use rustls::pki_types::ServerName;
 use super::annotations::{EndpointTlsSettings, Unnamed, named};
 use super::states::{Parsed, SecretFacts, SecretState, SecretStates};
 use crate::backend_tls::{BackendTls, BackendTlsSpec, EndpointCheck, SubjectName, TlsVersions};
+use crate::certificate::{Certificate, CertificateError};
 
 /// Certificates between that of an endpoint and an authority's, if no annotation says so.
 const DEPTH: usize = 1;
@@ -24,7 +25,7 @@ pub(super) struct EndpointTls {
 }
 
 /// Why endpoints get no requests.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(super) enum EndpointTlsError {
     #[error("there is no annotation proxy-ssl-secret to verify endpoints with")]
     NoSecret,
@@ -33,11 +34,11 @@ pub(super) enum EndpointTlsError {
     #[error("Secret {0} has no ca.crt to verify endpoints with")]
     NoAuthorities(Arc<str>),
     #[error("Secret {0}: {1}")]
-    Secret(Arc<str>, String),
+    Secret(Arc<str>, CertificateError),
     #[error("{0} is not a name that certificates have")]
     Name(Box<str>),
     #[error("{0}")]
-    Tls(String),
+    Tls(#[from] rustls::Error),
 }
 
 impl EndpointTls {
@@ -73,10 +74,16 @@ impl EndpointTls {
             server_name: self.sends_name.then_some(name),
             check,
             max_depth: Some(self.depth),
-            identity: facts.map(identity).transpose().map_err(|error| self.bad(error))?.flatten(),
+            identity: self
+                .secret
+                .as_ref()
+                .zip(facts)
+                .map(|(key, facts)| identity(key, facts))
+                .transpose()?
+                .flatten(),
             versions: self.versions,
         };
-        BackendTls::new(spec).map_err(|error| EndpointTlsError::Tls(error.to_string()))
+        Ok(BackendTls::new(spec)?)
     }
 
     /// For the names of backends: another one for other annotations.
@@ -84,10 +91,6 @@ impl EndpointTls {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         hasher.finish()
-    }
-
-    fn bad(&self, error: String) -> EndpointTlsError {
-        EndpointTlsError::Secret(self.secret.clone().unwrap_or_default(), error)
     }
 
     fn server_name(&self, service: &str) -> Result<ServerName<'static>, EndpointTlsError> {
@@ -110,10 +113,10 @@ fn found<'s>(key: &Arc<str>, secrets: &'s SecretStates) -> Result<&'s SecretFact
 }
 
 /// `None`: the Secret has authorities only.
-fn identity(facts: &SecretFacts) -> Result<Option<Arc<crate::certificate::Certificate>>, String> {
+fn identity(key: &Arc<str>, facts: &SecretFacts) -> Result<Option<Arc<Certificate>>, EndpointTlsError> {
     match (&facts.certificate, &facts.authorities) {
         (Parsed::Good(certificate) | Parsed::Bad(_, Some(certificate)), _) => Ok(Some(certificate.clone())),
         (Parsed::Bad(_, None), Some(_)) => Ok(None),
-        (Parsed::Bad(error, None), None) => Err(error.to_string()),
+        (Parsed::Bad(error, None), None) => Err(EndpointTlsError::Secret(key.clone(), error.clone())),
     }
 }

@@ -77,6 +77,13 @@ pub(super) struct TlsFacts {
     pub(super) secret: Option<Arc<str>>,
 }
 
+/// One that says the same goes on.
+fn rate(settings: &Settings, old: Option<&IngressFacts>) -> Option<Arc<RateLimit>> {
+    let rates = settings.rates();
+    let kept = old.and_then(|old| old.rate.clone()).filter(|kept| Some(kept.rates()) == rates.as_ref());
+    kept.or_else(|| rates.map(|rates| Arc::new(RateLimit::new(rates))))
+}
+
 /// Those that the gateway reads.
 fn own_annotations(meta: &ObjectMeta) -> BTreeMap<String, String> {
     let is_own = |(name, _): &(&String, &String)| name.starts_with(PREFIX);
@@ -99,13 +106,6 @@ impl IngressFacts {
                 (Arc::new(settings), findings)
             }
         };
-        let rates = settings.rates();
-        let kept = old.and_then(|old| old.rate.clone()).filter(|kept| Some(kept.rates()) == rates.as_ref());
-        let same = old.filter(|old| old.annotations == annotations);
-        let verdicts = match same {
-            Some(old) => old.verdicts.clone(),
-            None => settings.verdicts().map(Arc::new),
-        };
         let mut facts = IngressFacts {
             created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             class: class.map(|class| class.as_str().into()),
@@ -119,8 +119,11 @@ impl IngressFacts {
                 None => Arc::new(RouteCounters::new(format!("ingress/{key}"))),
             },
             acme: AcmeFacts::parse(ingress),
-            rate: kept.or_else(|| rates.map(|rates| Arc::new(RateLimit::new(rates)))),
-            verdicts,
+            rate: rate(&settings, old),
+            verdicts: match old.filter(|old| old.annotations == annotations) {
+                Some(old) => old.verdicts.clone(),
+                None => settings.verdicts().map(Arc::new),
+            },
             annotations,
             settings,
         };

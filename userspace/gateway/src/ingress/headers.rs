@@ -21,15 +21,28 @@ pub(super) fn headers_of(
         return Err(Problem::bad_headers(key, &config_map, "it does not exist, or was not read"));
     };
     let parsed = facts.data.iter().map(|(name, value)| header(name, value));
-    let parsed: Result<Headers, String> = parsed.collect();
+    let parsed: Result<Headers, BadHeader> = parsed.collect();
     parsed.map_err(|error| Problem::bad_headers(key, &config_map, error))
 }
 
-fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let parsed = HeaderName::try_from(name).map_err(|_| format!("{name:?} is not a header's name"))?;
-    if frames_message(&parsed) {
-        return Err(format!("{name} belongs to a connection, and is not set"));
+/// Why a pair of a ConfigMap is no header.
+#[derive(Debug, thiserror::Error)]
+enum BadHeader {
+    #[error("{0:?} is not a header's name")]
+    Name(String),
+    #[error("the value of {0} is not one of a header")]
+    Value(HeaderName),
+    #[error("{0} frames messages, and is not set")]
+    Framing(HeaderName),
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), BadHeader> {
+    let name = HeaderName::try_from(name).map_err(|_| BadHeader::Name(name.to_owned()))?;
+    if frames_message(&name) {
+        return Err(BadHeader::Framing(name));
     }
-    let value = HeaderValue::from_str(value);
-    value.map(|value| (parsed, value)).map_err(|_| format!("the value of {name} is not one of a header"))
+    match HeaderValue::from_str(value) {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(BadHeader::Value(name)),
+    }
 }

@@ -10,7 +10,7 @@ mod acme_facts;
 pub mod annotations;
 mod backends;
 mod certificates;
-mod client_checks;
+mod client_certificates;
 mod compile;
 mod endpoint_tls;
 mod endpoints;
@@ -36,12 +36,12 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 pub use problem::Problem;
 
 use crate::acme::Challenges;
+use crate::client_check::ClientChecks;
 use crate::config::{Backend, Config, EndpointDemand, Listener, Protocol};
 use crate::gateway_api::{self, PortKey, PortTls, Publication, StatusUpdate};
 use crate::routing::HostTable;
 use backends::Inputs;
 use certificates::Certificates;
-use client_checks::ClientChecks;
 use endpoints::{ServiceFacts, SliceFacts};
 use facts::{IngressFacts, PortName};
 use nearby::Location;
@@ -329,6 +329,7 @@ impl Index {
             Some(certificates) if certificates.next_expiry.is_none_or(|at| at > now) => certificates,
             _ => Certificates::compile(self.claimed(), &self.secrets, &self.client_checks, now),
         };
+        self.client_checks.forget_unused();
         let (backends, mut problems) = units.backends.all(self.inputs());
         problems.extend(units.problems().chain(&certificates.problems).cloned());
         problems.sort();

@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::Index;
 use super::annotations::{Headers, Resolved, ServiceAddress, pattern};
 use super::backends::BackendKey;
+use super::client_certificates::client_certificates;
 use super::compile::{Builder, other_of};
 use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
 use super::headers::headers_of;
@@ -178,7 +179,7 @@ impl Named {
             |config_map: &Option<Box<str>>| headers_of(key, config_map.as_deref(), &index.config_maps);
         Ok(Named {
             basic: users(index, key, facts)?,
-            clients: index.client_checks.of(key, facts, &index.secrets)?,
+            clients: client_certificates(key, facts, &index.secrets, &index.client_checks)?,
             external_headers: headers(&settings.external_set_headers)?,
             response_headers: headers(&settings.response_headers)?,
         })

@@ -261,6 +261,15 @@ async fn a_session_and_a_key_keep_their_endpoint() {
         servers.insert(server);
     }
     assert_eq!(servers.len(), 3, "{servers:?}");
+}
+
+#[tokio::test]
+async fn a_key_keeps_its_few_endpoints() {
+    let mut endpoints = Vec::new();
+    for name in ["0", "1", "2", "3"] {
+        endpoints.push(Endpoint::start(name).await);
+    }
+    let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
     let subset = [
         ("upstream-hash-by", "$arg_user"),
         ("upstream-hash-by-subset", "true"),

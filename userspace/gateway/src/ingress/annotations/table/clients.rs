@@ -1,7 +1,7 @@
 //! Which clients may send requests, how many, and who may read the responses.
 
-use super::Reading::{Guard, Implied, RefusedGuard, Set};
-use super::{Annotation, Group};
+use super::row::Reading::{Guard, Implied, RefusedGuard, Set};
+use super::row::{Annotation, Group};
 use crate::ingress::annotations::values::{
     address, boolean, cache_rules, header_names, method, names, number, one_of, ranges, service_and_path,
     size, template,

@@ -1,7 +1,7 @@
 //! How endpoints are spoken to, and what of their answers reaches clients.
 
-use super::Reading::{Guard, Implied, Refused, RefusedGuard, Set};
-use super::{Annotation, Group};
+use super::row::Reading::{Guard, Implied, Refused, RefusedGuard, Set};
+use super::row::{Annotation, Group};
 use crate::config::Protocol;
 use crate::ingress::annotations::values::{
     boolean, mirror, number, one_of, plain, replacement, retry_conditions, seconds, template,

@@ -4,36 +4,10 @@
 mod clients;
 mod endpoints;
 mod routes;
+mod row;
 mod tls;
 
-use super::settings::Settings;
-use super::values::Invalid;
-
-/// A row of the table.
-pub(super) struct Annotation {
-    pub(super) name: &'static str,
-    pub(super) value: &'static str,
-    /// What it does; of others why not.
-    pub(super) effect: &'static str,
-    pub(super) reading: Reading,
-}
-
-type Read = fn(&mut Settings, &str) -> Result<(), Invalid>;
-
-#[derive(Clone, Copy)]
-pub(super) enum Reading {
-    Set(Read),
-    /// It keeps requests out: while its value is invalid, the rules of the Ingress answer 503.
-    Guard(Read),
-    /// What it asks for is so anyway, or tunes what is not there.
-    Implied,
-    Refused,
-    /// It may keep requests out: the rules of the Ingress answer 503.
-    RefusedGuard,
-}
-
-/// A part of the table, with its title.
-pub(super) type Group = (&'static str, &'static [Annotation]);
+pub(super) use row::{Annotation, Group, Reading};
 
 pub(super) static GROUPS: &[Group] = &[
     routes::PATHS_HOSTS_AND_REDIRECTS,
@@ -50,14 +24,3 @@ pub(super) static GROUPS: &[Group] = &[
     endpoints::BUFFERS_AND_TLS,
     endpoints::LANGUAGES_OF_NGINX_AND_ITS_MODULES,
 ];
-
-impl Annotation {
-    const fn new(
-        name: &'static str,
-        value: &'static str,
-        effect: &'static str,
-        reading: Reading,
-    ) -> Annotation {
-        Annotation { name, value, effect, reading }
-    }
-}

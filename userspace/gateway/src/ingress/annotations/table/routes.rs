@@ -1,7 +1,7 @@
 //! Which requests a rule has, and where they go.
 
-use super::Reading::{Implied, Set};
-use super::{Annotation, Group};
+use super::row::Reading::{Implied, Set};
+use super::row::{Annotation, Group};
 use crate::ingress::annotations::values::{
     address, boolean, cookie_name, cookie_text, header_name, header_value, names, number, one_of, own_path,
     pattern, redirect_status, statuses, template,

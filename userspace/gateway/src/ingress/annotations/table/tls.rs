@@ -1,7 +1,7 @@
 //! Certificates of clients, and TLS towards endpoints.
 
-use super::Reading::{Guard, Refused, Set};
-use super::{Annotation, Group};
+use super::row::Reading::{Guard, Refused, Set};
+use super::row::{Annotation, Group};
 use crate::ingress::annotations::settings::Demand;
 use crate::ingress::annotations::values::{address, boolean, number, one_of, plain, subject, tls_versions};
 use crate::policy::ClientDemand;
