@@ -31,7 +31,7 @@ pub enum SubjectName {
 /// What a certificate of an endpoint has to be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EndpointCheck {
-    /// Anything: connections are encrypted, and nobody knows to whom.
+    /// Anything: connections are encrypted, to an endpoint that is not verified.
     None,
     /// Of one of the authorities, with at least one of the names.
     Names(Arc<Authorities>, Vec<SubjectName>),

@@ -106,7 +106,7 @@ impl ClientCheck {
         Arc::new(Verifier(self.clone()))
     }
 
-    /// Who is at the other end of a handshake under this check. `None`: nobody who may come in. In a session that is resumed the chain
+    /// Who is at the other end of a handshake under this check. `None`: a client that may not come in. In a session that is resumed the chain
     /// is that of the first handshake, which may have expired.
     pub(crate) fn admit(self: &Arc<Self>, chain: Option<&[CertificateDer<'_>]>) -> Option<CheckedClient> {
         let verdict = match chain {

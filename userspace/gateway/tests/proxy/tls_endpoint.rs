@@ -93,14 +93,14 @@ pub(crate) async fn start(presented: &Signed, clients: Option<&Authority>) -> (E
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let handshakes = Arc::new(Handshakes::default());
-    let (seen, requests) = (handshakes.clone(), Arc::new(AtomicUsize::new(0)));
+    let (noted, requests) = (handshakes.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = requests.clone();
     let mut endpoint = Endpoint::of(move |stream| {
-        let (acceptor, seen, counted) = (acceptor.clone(), seen.clone(), counted.clone());
+        let (acceptor, noted, counted) = (acceptor.clone(), noted.clone(), counted.clone());
         async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
-            seen.count.fetch_add(1, Ordering::Relaxed);
-            seen.names.lock().unwrap().push(stream.get_ref().1.server_name().map(str::to_owned));
+            noted.count.fetch_add(1, Ordering::Relaxed);
+            noted.names.lock().unwrap().push(stream.get_ref().1.server_name().map(str::to_owned));
             endpoint::serve(stream, "tls", counted).await;
         }
     })
