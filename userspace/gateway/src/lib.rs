@@ -10,6 +10,7 @@ pub mod backend_tls;
 pub mod certificate;
 pub mod client_check;
 pub mod config;
+pub mod convert;
 pub mod counters;
 mod crypto;
 mod duration;

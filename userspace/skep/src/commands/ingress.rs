@@ -1,15 +1,21 @@
-//! `skep ingress report`: what Skep does with the Ingresses of a cluster or of files.
+//! `skep ingress report`: what Skep does with the Ingresses of a cluster or of files. `skep ingress convert`: objects of Gateway API that
+//! serve the same.
 //!
-//! In: Ingresses, from a cluster or as YAML. Out: a line for each annotation of ingress-nginx, and an exit status of 1 if one is refused.
+//! In: Ingresses, and Services for the numbers of their ports, from a cluster or as YAML. Out: a line for each annotation of ingress-nginx,
+//! and an exit status of 1 if one is refused; manifests, what they lack on the error output, and an exit status of 1 if something is lost.
 
+use std::fmt::Debug;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::Api;
 use kube::api::ListParams;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use skep_gateway::convert::{Converted, Options, convert};
 use skep_gateway::ingress::annotations::{Support, support};
 
 use crate::kubeconfig::client_from_file;
@@ -19,12 +25,26 @@ const PAGE: u32 = 500;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Say for each annotation of ingress-nginx whether it is served
-    Report(Report),
+    Report(Input),
+    /// Write objects of Gateway API that serve the same
+    Convert(Convert),
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Report {
-    /// A kubeconfig whose user may list Ingresses
+pub(crate) struct Convert {
+    #[command(flatten)]
+    input: Input,
+    /// Of the Gateways
+    #[arg(long, default_value = "skep")]
+    gateway_class: String,
+    /// Convert also Ingresses with an annotation that keeps requests out and has no counterpart: their routes are open
+    #[arg(long)]
+    allow_open: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Input {
+    /// A kubeconfig whose user may list Ingresses, and Services to convert
     #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/skep/server/admin.kubeconfig")]
     kubeconfig: PathBuf,
     /// Files of manifests instead of a cluster; `-` is the input
@@ -33,14 +53,55 @@ pub(crate) struct Report {
 }
 
 pub(crate) async fn run(command: Command) -> Result<()> {
-    let Command::Report(Report { kubeconfig, files }) = command;
-    let ingresses = if files.is_empty() { of_cluster(&kubeconfig).await? } else { of_files(&files)? };
-    let report = report(&ingresses);
-    print!("{}", report.text);
-    if report.refused > 0 {
-        bail!("{} annotations are refused or unknown", report.refused);
+    match command {
+        Command::Report(input) => {
+            let report = report(&input.read(false).await?.ingresses);
+            print!("{}", report.text);
+            if report.refused > 0 {
+                bail!("{} annotations are refused or unknown", report.refused);
+            }
+            Ok(())
+        }
+        Command::Convert(Convert { input, gateway_class, allow_open }) => {
+            let Objects { ingresses, services } = input.read(true).await?;
+            write(&convert(&ingresses, &services, &Options { gateway_class, allow_open }))
+        }
     }
-    Ok(())
+}
+
+/// Manifests, and what they lack.
+fn write(converted: &Converted) -> Result<()> {
+    for object in &converted.objects {
+        println!("---\n{}", serde_saphyr::to_string(object).context("write an object")?.trim_end());
+    }
+    for note in &converted.notes {
+        eprintln!("{note}");
+    }
+    match converted.notes.iter().filter(|note| note.is_loss).count() {
+        0 => Ok(()),
+        lost => bail!("{lost} parts of Ingresses are lost; each has a line above"),
+    }
+}
+
+#[derive(Default)]
+struct Objects {
+    ingresses: Vec<Ingress>,
+    services: Vec<Service>,
+}
+
+impl Input {
+    async fn read(&self, with_services: bool) -> Result<Objects> {
+        if !self.files.is_empty() {
+            return of_files(&self.files);
+        }
+        let (_, client) = client_from_file(&self.kubeconfig).await?;
+        let ingresses = list(Api::all(client.clone())).await.context("list Ingresses")?;
+        let services = match with_services {
+            true => list(Api::all(client)).await.context("list Services")?,
+            false => Vec::new(),
+        };
+        Ok(Objects { ingresses, services })
+    }
 }
 
 struct Found {
@@ -74,12 +135,10 @@ fn report(ingresses: &[Ingress]) -> Found {
     Found { text, refused: refused + unknown }
 }
 
-async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Ingress>> {
-    let (_, client) = client_from_file(kubeconfig).await?;
-    let (api, mut all): (Api<Ingress>, _) = (Api::all(client), Vec::new());
-    let mut parameters = ListParams::default().limit(PAGE);
+async fn list<K: Clone + DeserializeOwned + Debug>(api: Api<K>) -> kube::Result<Vec<K>> {
+    let (mut all, mut parameters) = (Vec::new(), ListParams::default().limit(PAGE));
     loop {
-        let page = api.list(&parameters).await.context("list Ingresses")?;
+        let page = api.list(&parameters).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = parameters.continue_token(&token),
@@ -88,8 +147,8 @@ async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Ingress>> {
     }
 }
 
-fn of_files(files: &[PathBuf]) -> Result<Vec<Ingress>> {
-    let mut all = Vec::new();
+fn of_files(files: &[PathBuf]) -> Result<Objects> {
+    let mut all = Objects::default();
     for file in files {
         let mut text = String::new();
         match file.as_os_str() == "-" {
@@ -106,10 +165,12 @@ fn of_files(files: &[PathBuf]) -> Result<Vec<Ingress>> {
     Ok(all)
 }
 
-/// An Ingress, or those of a list.
-fn take(mut object: Value, all: &mut Vec<Ingress>) -> Result<()> {
+/// An Ingress or a Service, or those of a list.
+fn take(mut object: Value, all: &mut Objects) -> Result<()> {
     if object["kind"] == "Ingress" {
-        all.push(serde_json::from_value(object).context("an Ingress")?);
+        all.ingresses.push(serde_json::from_value(object).context("an Ingress")?);
+    } else if object["kind"] == "Service" {
+        all.services.push(serde_json::from_value(object).context("a Service")?);
     } else if let Some(Value::Array(items)) = object.get_mut("items").map(Value::take) {
         for item in items {
             take(item, all)?;
@@ -145,7 +206,7 @@ items:
       example.com/other: \"1\"
 ";
         std::fs::write(&file, text).unwrap();
-        let found = report(&of_files(&[file]).unwrap());
+        let found = report(&of_files(&[file]).unwrap().ingresses);
         assert_eq!(found.refused, 2);
         let words: Vec<_> = found.text.lines().filter_map(|line| line.split('\t').nth(2)).collect();
         assert_eq!(words, ["UNKNOWN", "changes nothing", "served", "REFUSED"]);

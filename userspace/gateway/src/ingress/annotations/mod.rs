@@ -72,6 +72,11 @@ pub fn support(name: &str) -> Option<(Support, &'static str)> {
     }))
 }
 
+/// Whether an annotation, without the prefix, keeps requests out.
+pub(crate) fn is_lock(name: &str) -> bool {
+    BY_NAME.get(name).is_some_and(|row| matches!(row.reading, Reading::Guard(_) | Reading::RefusedGuard))
+}
+
 /// The names of all annotations, without the prefix.
 pub fn names() -> impl Iterator<Item = &'static str> {
     BY_NAME.keys().copied()
