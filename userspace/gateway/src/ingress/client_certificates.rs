@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::annotations::{Demand, named};
 use super::facts::IngressFacts;
+use super::hosts::hosts_of;
 use super::problem::Problem;
 use super::states::{Parsed, SecretState, SecretStates};
 use crate::client_check::{ClientCheck, ClientChecks, ClientMode};
@@ -53,9 +54,8 @@ pub(super) fn checks_by_host(
     for (key, facts) in ingresses {
         // Why there is none is said with the routes.
         let Ok(Some(clients)) = client_certificates(key, facts, secrets, checks) else { continue };
-        let of_rules = facts.rules.iter().map(|rule| &rule.host);
-        for host in of_rules.chain(facts.tls.iter().flat_map(|tls| &tls.hosts)) {
-            hosts.entry(host.clone()).or_insert_with(|| clients.check.clone());
+        for host in hosts_of(facts).into_iter().chain(facts.tls.iter().flat_map(|tls| tls.hosts.clone())) {
+            hosts.entry(host).or_insert_with(|| clients.check.clone());
         }
     }
     hosts

@@ -16,6 +16,7 @@ mod endpoint_tls;
 mod endpoints;
 pub(crate) mod facts;
 mod headers;
+mod hosts;
 mod nearby;
 mod policies;
 mod problem;

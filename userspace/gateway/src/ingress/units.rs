@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::Index;
 use super::backends::Backends;
-use super::compile::{Compiled, compile, hosts_of};
+use super::compile::{Compiled, compile};
 use super::facts::IngressFacts;
+use super::hosts::hosts_of;
 use super::problem::Problem;
 use crate::config::{Routes, StreamRoute};
 use crate::routing::HostPattern;

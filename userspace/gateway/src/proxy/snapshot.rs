@@ -210,6 +210,12 @@ impl Cluster {
         self.upstreams.iter().any(|upstream| upstream.id == id)
     }
 
+    /// Whether it is not ejected, and may have another request at once.
+    fn is_free(&self, upstream: &Upstream, now_ms: u64) -> bool {
+        let at_once = self.backend.demand.at_once;
+        upstream.health.is_available(now_ms) && at_once.is_none_or(|most| upstream.in_flight() < most)
+    }
+
     /// The endpoint that a request prefers, if it can be had; another one as [`Cluster::choose`] has it.
     pub(super) fn prefer(
         &self,
@@ -219,7 +225,7 @@ impl Cluster {
     ) -> Option<Arc<Upstream>> {
         let available = || {
             let untried = self.upstreams.iter().filter(|upstream| !tried.contains(&upstream.address));
-            untried.filter(|upstream| upstream.health.is_available(now_ms))
+            untried.filter(|upstream| self.is_free(upstream, now_ms))
         };
         let preferred = match preference {
             Preference::Turns => None,
@@ -242,14 +248,14 @@ impl Cluster {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..count).map(|step| &self.upstreams[turn.wrapping_add(step) % count]);
         let untried = || in_turn().filter(|upstream| !tried.contains(&upstream.address));
-        let is_healthy = |upstream: &&Arc<Upstream>| upstream.health.is_available(now_ms);
+        let is_free = |upstream: &&Arc<Upstream>| self.is_free(upstream, now_ms);
         let slow_start = self.backend.demand.slow_start;
         let mut available =
-            untried().filter(is_healthy).filter(|upstream| upstream.takes_part(now_ms, slow_start));
+            untried().filter(is_free).filter(|upstream| upstream.takes_part(now_ms, slow_start));
         let chosen = match (available.next(), available.next()) {
             (Some(first), Some(second)) if second.in_flight() < first.in_flight() => Some(second),
             (Some(first), _) => Some(first),
-            (None, _) => untried().find(is_healthy).or_else(|| untried().next()).or_else(|| in_turn().next()),
+            (None, _) => untried().find(is_free).or_else(|| untried().next()).or_else(|| in_turn().next()),
         };
         chosen.cloned()
     }

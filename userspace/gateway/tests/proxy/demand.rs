@@ -25,6 +25,30 @@ async fn an_endpoint_has_a_bounded_number_of_requests_at_once() {
 }
 
 #[tokio::test]
+async fn a_request_gets_the_endpoint_that_has_room() {
+    let mut endpoints = Vec::new();
+    for name in ["0", "1", "2", "3", "4", "5", "6", "7"] {
+        endpoints.push(Endpoint::start(name).await);
+    }
+    let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+    let demand = EndpointDemand { at_once: Some(1), ..EndpointDemand::default() };
+    let gateway = TestGateway::start(&Routes::to(&addresses).demand(demand)).await;
+    let mut standing = Vec::new();
+    for at in 0..8 {
+        standing.push(tokio::spawn(get(gateway.http, "a.com", "/?ms=3000")));
+        let end = Instant::now() + Duration::from_secs(20);
+        while endpoints.iter().map(Endpoint::count).sum::<usize>() <= at {
+            assert!(Instant::now() < end, "request {at} got no endpoint");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    for request in standing {
+        assert_eq!(request.await.unwrap().status, StatusCode::OK);
+    }
+    assert!(endpoints.iter().all(|endpoint| endpoint.count() == 1));
+}
+
+#[tokio::test]
 async fn an_endpoint_that_joins_others_gets_a_part_that_grows() {
     let (a, b) = (Endpoint::start("a").await, Endpoint::start("b").await);
     let demand = EndpointDemand { slow_start: Duration::from_secs(30), ..EndpointDemand::default() };

@@ -88,6 +88,26 @@ async fn a_client_needs_the_certificate_that_annotations_ask_for() {
     }
 }
 
+/// Another name of the rules is checked as they are.
+#[tokio::test]
+async fn a_client_needs_its_certificate_for_an_alias_too() {
+    let clients = Clients::start().await;
+    let alias = "alias.example.com";
+    let server = clients.ours.sign(alias, None);
+    let gateway = clients
+        .world(&[("auth-tls-secret", "ns/clients"), ("server-alias", alias)])
+        .secret("server", &[("tls.crt", &server.chain), ("tls.key", &server.key)])
+        .start()
+        .await;
+    let ann = clients.ours.sign("ann", None);
+    for (presented, status) in [(Some(&ann), 200), (None, 400)] {
+        let stream = connect(&client(&clients.ours.pem, presented), gateway.https, alias).await.unwrap();
+        let request = Request::get(format!("https://{alias}/")).body(Full::default()).unwrap();
+        let answer = read(http_2(stream).await.send_request(request).await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, status);
+    }
+}
+
 /// The check is of the host: other ways to it are none.
 #[tokio::test]
 async fn there_is_no_way_past_the_certificate() {
