@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::fixture::{NODES, Shared, Space, shared};
 /// From the create of pods, or their delete, until the agent is killed. The pods of a round are at different steps then.
 const KILLED_AFTER_MS: [u64; 6] = [100, 300, 600, 900, 1_300, 1_800];
 const PODS: usize = 5;
+const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(10);
 const NODE: u8 = 1;
 
 /// Each start of a container adds a line to a file of the pod.
@@ -67,14 +68,26 @@ fn an_agent_killed_at_any_step_of_a_pod_starts_nothing_twice_and_leaves_nothing(
     ensure!(uids.len() == PODS * KILLED_AFTER_MS.len(), "{} pods ran", uids.len());
     let left = left_of(&node, &uids)?;
     ensure!(left.is_empty(), "left of the pods: {left:#?}");
-    // Pods of earlier tests may have ended meanwhile.
-    let now = self::links(&node)?;
-    ensure!(now <= links, "the node had {links} interfaces before, now {now}");
+    no_more_links(&node, &links)?;
     shared.cluster.wait_for_nodes(NODES, |_| ())
 }
 
-fn links(node: &NodeLayout) -> Result<usize> {
-    Ok(host::ip(&["-netns", &node.netns, "-oneline", "link"])?.lines().count())
+fn links(node: &NodeLayout) -> Result<BTreeSet<String>> {
+    let listed = host::ip(&["-netns", &node.netns, "-oneline", "link"])?;
+    Ok(listed.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect())
+}
+
+/// The kernel removes the interfaces of a namespace some time after the namespace.
+fn no_more_links(node: &NodeLayout, before: &BTreeSet<String>) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let left: Vec<String> = links(node)?.difference(before).cloned().collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < NAMESPACE_TIMEOUT, "interfaces left of the pods: {left:#?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn kill_agent(shared: &Shared, after: Duration) -> Result<()> {
@@ -92,7 +105,7 @@ fn started_once(space: &Space<'_>, pod: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Containers, mounts, cgroups and folders that name one of the pods.
+/// Containers, allocated addresses, mounts, cgroups and folders that name one of the pods.
 fn left_of(node: &NodeLayout, uids: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_of_pod = |text: &str| uids.iter().any(|uid| text.contains(uid.as_str()));
     let listed =
@@ -105,6 +118,10 @@ fn left_of(node: &NodeLayout, uids: &BTreeSet<String>) -> Result<Vec<String>> {
             left.push(format!("container {id}"));
         }
     }
+    let allocations = node.agent_root().join("network/allocations.json");
+    let allocations: Vec<Value> = serde_json::from_slice(&std::fs::read(&allocations)?)?;
+    let allocated = allocations.iter().filter(|allocation| is_of_pod(text(allocation, "/uid")));
+    left.extend(allocated.map(|allocation| format!("allocation {allocation}")));
     let mounts = host::mounts()?.into_iter().map(|mount| mount.path.display().to_string());
     left.extend(mounts.filter(|path| is_of_pod(path)).map(|path| format!("mount {path}")));
     let mut folders = host::cgroups(&node.cgroup)?;

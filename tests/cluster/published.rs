@@ -269,7 +269,10 @@ fn nodes_say_where_they_listen(kubectl: &Kubectl) -> Result<()> {
         let ports = text(node, "/metadata/annotations/skep.io~1gateway-ports");
         ports.contains(',') && ports.split(',').any(|port| port == "443")
     };
-    kubectl.wait(&["nodes"], STEP_TIMEOUT, |nodes| nodes.iter().all(says).then_some(()))
+    kubectl.wait(&["nodes"], STEP_TIMEOUT, |nodes| nodes.iter().all(says).then_some(())).map_err(|error| {
+        let nodes = kubectl.run(&["get", "nodes", "--output=yaml"]);
+        error.context(nodes.unwrap_or_default())
+    })
 }
 
 fn pods(space: &Space<'_>) -> Result<BTreeSet<String>> {

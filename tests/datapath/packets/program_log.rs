@@ -38,8 +38,9 @@ impl Lab {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
         let _shown = subscriber.set_default();
         runtime().block_on(async {
-            let log = datapath.program_log()?.context("it is read already")?;
-            let _ = tokio::time::timeout(READING_TIME, log.run()).await;
+            if let Some(log) = datapath.program_log()? {
+                let _ = tokio::time::timeout(READING_TIME, log.run()).await;
+            }
             anyhow::Ok(())
         })?;
         let (mut file, mut text) = (lines.as_ref(), String::new());

@@ -98,6 +98,10 @@ pub(crate) fn load(object: Option<&[u8]>, bpffs: &Path, constants: Constants) ->
         load_programs(&mut ebpf)?;
         pins.keep(&mut ebpf);
     }
+    // Adopted programs have their own of the maps that are not pinned, and these programs write no lines.
+    let names = ebpf.maps().map(|(name, _)| name.to_owned());
+    let own: Vec<String> = names.filter(|name| MAPS.iter().all(|(pinned, _)| pinned != name)).collect();
+    own.iter().for_each(|name| drop(ebpf.take_map(name)));
     Ok(ebpf)
 }
 

@@ -39,7 +39,7 @@ impl Log for ToTracing {
 }
 
 impl Datapath {
-    /// The programs' log; `None`: it was opened before.
+    /// The programs' log; `None`: no level is logged, or it was opened before.
     pub fn program_log(&mut self) -> Result<Option<ProgramLog>, DatapathError> {
         let logger = match EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing) {
             Ok(logger) => logger,

@@ -75,10 +75,6 @@ impl ProgramPins {
                 *program = found;
             }
         }
-        // The adopted programs have their own of the maps that are not pinned.
-        let names = ebpf.maps().map(|(name, _)| name.to_owned());
-        let own: Vec<String> = names.filter(|name| MAPS.iter().all(|(pinned, _)| pinned != name)).collect();
-        own.iter().for_each(|name| drop(ebpf.take_map(name)));
         true
     }
 

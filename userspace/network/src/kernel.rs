@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use skep_datapath::{
     ApplyError, Datapath, DatapathError, NodeLinks, Observation, Options, PodInterface, PodLink,
-    ProgramLogLevel, ServicesInForce,
+    ServicesInForce,
 };
 use skep_netplan::{Observed, Write};
 use tokio::task::JoinSet;
@@ -31,7 +31,6 @@ impl KernelNetwork {
         stop: CancellationToken,
     ) -> Result<(), NetworkError> {
         let KernelNetwork { mut config, datapath: options } = self;
-        let logs = options.program_log != ProgramLogLevel::Off;
         config.overlay = options.overlay;
         let mut datapath = Datapath::open(options).await.map_err(NetworkError::Open)?;
         parts.telemetry.metrics.set_counters(datapath.counters().map_err(NetworkError::Open)?);
@@ -43,7 +42,7 @@ impl KernelNetwork {
         config.node_addrs = links.addrs.iter().copied().collect();
         config.uplinks = links.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         let mut logging = JoinSet::new();
-        if logs && let Some(log) = datapath.program_log().map_err(NetworkError::Open)? {
+        if let Some(log) = datapath.program_log().map_err(NetworkError::Open)? {
             logging.spawn(log.run());
         }
         if config.mtu == 0 {

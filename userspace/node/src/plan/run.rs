@@ -193,9 +193,7 @@ fn start(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
     let attempt = match steps.observed.newest(&name) {
         Some(container) => container.attempt.saturating_add(1),
         // The runtime lost the container but the API has its count: continue the count.
-        None => known
-            .filter(|k| k.container_id.is_some())
-            .map_or(0, |k| u32::try_from(k.restart_count).unwrap_or(0).saturating_add(1)),
+        None => known.map_or(0, |k| u32::try_from(status::next_attempt(k)).unwrap_or(0)),
     };
     steps.act(Action::Start { name, attempt, sandbox: sandbox.id.clone() });
 }

@@ -197,21 +197,18 @@ fn absent_status(
             return known.clone();
         }
         if state.running.is_some() && ended {
-            let lost = core::ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".into()),
-                message: Some("The container could not be located when the pod was terminated".into()),
-                container_id: known.container_id.clone(),
-                ..Default::default()
-            };
             return core::ContainerStatus {
                 ready: false,
                 started: Some(false),
-                state: Some(core::ContainerState { terminated: Some(lost), ..Default::default() }),
+                state: Some(core::ContainerState { terminated: lost_exit(known), ..Default::default() }),
                 ..known.clone()
             };
         }
     }
+    let last = known.and_then(|known| match lost_exit(known) {
+        Some(exit) => Some(core::ContainerState { terminated: Some(exit), ..Default::default() }),
+        None => known.last_state.clone(),
+    });
     let state = match (observed.memory.failures.get(name), observed.is_running(&Task::Start(name.clone()))) {
         (Some(failure), _) => failed_start(failure, now),
         (None, _) => initial_state(pod),
@@ -219,14 +216,37 @@ fn absent_status(
     core::ContainerStatus {
         name: name.clone(),
         image: spec.container.image.clone().unwrap_or_default(),
-        last_state: Some(known.and_then(|k| k.last_state.clone()).unwrap_or_default()),
-        restart_count: known.map_or(0, |k| k.restart_count),
+        last_state: Some(last.unwrap_or_default()),
+        restart_count: known.map_or(0, next_attempt),
         started: Some(false),
         resources: shown_resources(spec, None),
         allocated_resources: allocated(spec),
         state: Some(state),
         ..Default::default()
     }
+}
+
+/// Restarts with the next container, when the runtime has lost the one of the status. An agent that ends between create and start
+/// leaves the name of a container that never ran.
+pub(super) fn next_attempt(status: &core::ContainerStatus) -> i32 {
+    status.restart_count.saturating_add(lost_exit(status).is_some().into())
+}
+
+/// How the container of the status ended, if it ever ran.
+fn lost_exit(status: &core::ContainerStatus) -> Option<core::ContainerStateTerminated> {
+    let id = status.container_id.as_ref()?;
+    let state = status.state.as_ref()?;
+    if state.waiting.is_some() {
+        let last = status.last_state.as_ref()?.terminated.as_ref()?;
+        return (last.container_id.as_ref() == Some(id)).then(|| last.clone());
+    }
+    Some(state.terminated.clone().unwrap_or_else(|| core::ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("The container could not be located when the pod was terminated".into()),
+        container_id: Some(id.clone()),
+        ..Default::default()
+    }))
 }
 
 fn restart_count(container: &Container) -> i32 {

@@ -227,6 +227,29 @@ fn a_lost_sandbox_is_replaced_and_counts_as_restart() {
     assert_eq!((world.phase().as_str(), world.status("main").restart_count), ("Running", 1));
 }
 
+/// The agent before this one published the container, and ended before or after the container's start.
+#[test]
+fn a_lost_container_counts_as_restart_if_it_was_started() {
+    let exited = json!({"terminated": {"exitCode": 1, "containerID": "containerd://lost"}});
+    let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+    let crashed = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    for (state, last, restarts) in [
+        (waiting, json!({}), 2),
+        (crashed, exited.clone(), 3),
+        (json!({"running": {}}), json!({}), 3),
+        (exited, json!({}), 3),
+    ] {
+        let status = json!({"containerStatuses": [{
+            "name": "main", "restartCount": 2, "ready": false, "image": "", "imageID": "",
+            "containerID": "containerd://lost", "state": state, "lastState": last,
+        }]});
+        let mut world = World::new(main_only(json!({}))).live("main", [SERVES]);
+        world.pod.status = serde_json::from_value(status.clone()).ok();
+        world.pass(20);
+        assert_eq!(world.status("main").restart_count, restarts, "{status}");
+    }
+}
+
 #[test]
 fn an_unpullable_image_backs_off_and_shows_both_reasons() {
     let fails = Life::Fails { reason: "ErrImagePull", image: true };
