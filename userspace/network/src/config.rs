@@ -39,7 +39,7 @@ pub struct NetworkConfig {
     pub flows_socket: Option<PathBuf>,
     /// Which flow events the programs send while the flow log has no reader.
     pub flow_log: FlowLogLevel,
-    /// How long changes are collected before they are written together.
+    /// How long after a write changes are collected and then written together; afterwards a change is written at once.
     pub coalesce_window: Duration,
     /// How long an ADD waits until the API server's pod is known.
     pub pod_timeout: Duration,

@@ -76,6 +76,8 @@ pub struct Engine<D> {
     uplinks: watch::Sender<Vec<String>>,
     /// When the first event came that is not in the kernel yet.
     oldest_event: Option<Instant>,
+    /// When a plan was written last.
+    wrote_at: Option<Instant>,
 }
 
 /// An ADD whose pod the informer has not delivered yet.
@@ -115,6 +117,7 @@ impl<D: Dataplane> Engine<D> {
             links: None,
             uplinks,
             oldest_event: None,
+            wrote_at: None,
         };
         engine.restore().await;
         Ok(engine)
@@ -170,9 +173,12 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Takes the messages of one coalesce window, so that a burst becomes one plan. A call of the plugin ends the window.
+    /// Takes the messages that are there. For a coalesce window after a write it waits for more, so that a burst becomes few plans
+    /// and a change alone is written at once. A call of the plugin ends the window.
     async fn gather(&mut self, first: Message, inbox: &mut Inbox<Message>) {
-        let until = Instant::now() + self.config.coalesce_window;
+        let begin = Instant::now();
+        let window = self.config.coalesce_window;
+        let waits_until = self.wrote_at.map_or(begin, |at| at + window);
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
@@ -194,9 +200,9 @@ impl<D: Dataplane> Engine<D> {
                     }
                 }
             }
-            // Messages that are there already would never let the timer end the window.
-            next = match Instant::now() < until {
-                true => timeout_at(until, inbox.next()).await.ok().flatten(),
+            // Messages that are there already would never let the window end.
+            next = match begin.elapsed() < window {
+                true => timeout_at(waits_until, inbox.next()).await.ok().flatten(),
                 false => None,
             };
         }
@@ -251,6 +257,7 @@ impl<D: Dataplane> Engine<D> {
         if plan.is_idle() {
             return self.planner.commit(plan);
         }
+        self.wrote_at = Some(Instant::now());
         let (writes, start) = (plan.writes.len(), Instant::now());
         self.perform(plan).await;
         let took = start.elapsed();

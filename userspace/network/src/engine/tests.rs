@@ -26,6 +26,8 @@ struct Kernel {
     /// Maps as they were when programs were put on a pod.
     at_attach: Vec<Observed>,
     writes: usize,
+    /// Calls with writes.
+    applies: usize,
     /// Writes that fail while it is set.
     refuses: Option<fn(&Write) -> bool>,
     refuse_link: bool,
@@ -43,6 +45,7 @@ impl Dataplane for Fake {
 
     fn apply(&mut self, writes: &[Write]) -> Result<(), PartlyApplied> {
         let mut kernel = self.0.lock().unwrap();
+        kernel.applies += 1;
         for (done, write) in writes.iter().enumerate() {
             if kernel.refuses.is_some_and(|refuses| refuses(write)) {
                 let error = DataplaneError::new("write", "no space");
@@ -111,8 +114,13 @@ struct Running {
 }
 
 async fn start(folder: &Path, kernel: &Fake) -> Running {
+    start_with(folder, kernel, |_| {}).await
+}
+
+async fn start_with(folder: &Path, kernel: &Fake, change: impl FnOnce(&mut NetworkConfig)) -> Running {
     let mut config = NetworkConfig::new("node-a", folder.join("cni.sock"), folder.to_owned());
     config.pod_timeout = Duration::from_millis(200);
+    change(&mut config);
     let mut engine = Engine::open(config, kernel.clone()).await.unwrap();
     let (problems, (to, messages)) = (engine.problems(), mpsc::channel(64));
     let (sender, state) = watch::channel(NetworkState::NotReady(String::new()));
@@ -513,4 +521,38 @@ async fn flows_are_expired_when_backends_of_datagrams_may_go_and_not_for_streams
     assert_ne!(first, second);
     running.end().await;
     assert!(ask().await.unwrap().is_empty(), "nothing is stale once the engine has ended");
+}
+
+#[tokio::test]
+async fn a_change_alone_is_written_at_once_and_a_burst_together() {
+    const WINDOW: Duration = Duration::from_secs(2);
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start_with(folder.path(), &kernel, |config| config.coalesce_window = WINDOW).await;
+    running.sync().await;
+    tokio::time::sleep(WINDOW).await;
+    let service = |host: usize| -> Service {
+        object(json!({
+            "metadata": {"namespace": "default", "name": format!("web-{host}")},
+            "spec": {"clusterIP": format!("10.96.0.{host}"), "ports": [{"port": 80}]},
+        }))
+    };
+    let written = async |count: usize| {
+        while kernel.0.lock().unwrap().maps.services.len() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (begun, first) = (Instant::now(), service(1));
+    running.index(move |index| index.apply_service(&first)).await;
+    written(1).await;
+    assert!(begun.elapsed() < WINDOW, "{:?}", begun.elapsed());
+    let before = kernel.0.lock().unwrap().applies;
+    for host in 2..=31 {
+        let next = service(host);
+        running.index(move |index| index.apply_service(&next)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    written(31).await;
+    let applies = kernel.0.lock().unwrap().applies - before;
+    assert!(applies <= 2, "{applies} plans");
+    running.end().await;
 }
