@@ -1,6 +1,7 @@
 //! Writes kubeconfig files and creates API clients.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -27,6 +28,15 @@ pub(crate) struct Impersonated {
     pub(crate) group: &'static str,
 }
 
+/// Idle watches receive a bookmark each minute. A connection that is silent for longer is dead, although its other end never closed
+/// it.
+const MAX_SILENCE: Duration = Duration::from_secs(75);
+
+fn give_up_silent_connections(config: &mut Config, limit: Duration) {
+    config.read_timeout = Some(limit);
+    config.reset_reader_on_write = true;
+}
+
 /// A client of `server` that trusts only the CAs of the bundle `ca`, as the owner of the credentials or as another user.
 pub(crate) fn client(
     server: &str,
@@ -36,6 +46,7 @@ pub(crate) fn client(
 ) -> Result<Client> {
     let url = server.parse().with_context(|| format!("{server:?} is not a URL; use https://HOST:PORT"))?;
     let mut config = Config::new(url);
+    give_up_silent_connections(&mut config, MAX_SILENCE);
     let trusted: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca.as_bytes()).collect();
     let trusted = trusted.ok().filter(|all| !all.is_empty()).context("the CA is not a PEM certificate")?;
     config.root_cert = Some(trusted.iter().map(|ca| ca.to_vec()).collect());
@@ -93,4 +104,27 @@ contexts:
     }
     pki::write_private(file, text.as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use k8s_openapi::api::core::v1::Node;
+    use kube::Api;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_on_a_dead_connection_fails() {
+        // Its backlog completes handshakes, and nothing ever answers.
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = Config::new(format!("http://{}", server.local_addr().unwrap()).parse().unwrap());
+        give_up_silent_connections(&mut config, Duration::from_millis(200));
+        let nodes: Api<Node> = Api::all(Client::try_from(config).unwrap());
+        let begun = Instant::now();
+        assert!(nodes.get("n1").await.is_err());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
 }
