@@ -1,5 +1,6 @@
 //! The application of `examples/ingress.yaml` and `examples/gateway.yaml` from outside of the cluster: by Ingress, by an HTTPRoute with
-//! TLS and by a TCPRoute at the Gateway's own address. No request fails before, during and after rolling updates.
+//! TLS and by a TCPRoute at the Gateway's own address. No request fails before, during and after rolling updates, and the flow log names
+//! the route of each connection to a pod.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,9 +15,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 use skep_tests::api_server::Authority;
-use xtask::cluster::kubectl::{Kubectl, condition, text};
+use xtask::cluster::kubectl::{Kubectl, Watch, condition, text};
 
-use crate::fixture::{Space, shared};
+use crate::fixture::{NODES, Space, shared};
 
 const HOST: &str = "hello.example";
 const POOL: &str = "published";
@@ -26,6 +27,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 const UPDATES: usize = 2;
 /// Of each client in each phase.
 const MIN_REQUESTS: usize = 30;
+/// As the flow log names them.
+const ROUTES: [&str; 3] = ["ingress/shop/hello", "httproute/shop/hello", "tcproute/shop/hello"];
 const PAUSE: Duration = Duration::from_millis(10);
 
 trait Stream: Read + Write + Send {}
@@ -211,6 +214,8 @@ fn no_request_fails_while_a_published_application_is_updated() -> Result<()> {
         client.until_it_is_served()?;
     }
     nodes_say_where_they_listen(kubectl)?;
+    let flows: Vec<Watch> =
+        (1..=NODES).map(|index| follow_flows(kubectl, &layout.node(index).name)).collect::<Result<_>>()?;
     let (load, count) = (&Load::default(), clients.len());
     std::thread::scope(|scope| {
         let _ending = Ending(load);
@@ -228,7 +233,25 @@ fn no_request_fails_while_a_published_application_is_updated() -> Result<()> {
         }
         load.begin_phase(count);
         load.phase_ends("after the updates", count, &BTreeSet::new())
-    })
+    })?;
+    each_route_is_named(&flows)
+}
+
+fn follow_flows(kubectl: &Kubectl, node: &str) -> Result<Watch> {
+    let path = skep_api::flow_log::path(node, Some("shop"));
+    kubectl.follow(&["get", "--raw", &format!("{path}?follow=true")])
+}
+
+fn each_route_is_named(flows: &[Watch]) -> Result<()> {
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let mut missing = BTreeSet::from(ROUTES);
+    for of_node in flows {
+        while let Some(record) = of_node.next(deadline).filter(|_| !missing.is_empty()) {
+            missing.remove(text(&record, "/route"));
+        }
+    }
+    ensure!(missing.is_empty(), "routes that the flow log does not name: {missing:?}");
+    Ok(())
 }
 
 /// Makes the Secret of the examples; what trusts its certificate.

@@ -19,6 +19,8 @@ pub struct FlowNames {
     /// `namespace/name` of the pod whose interface the packet passed, if it is a pod's: it may have sent another's address.
     pub interface: Option<Arc<str>>,
     pub service: Option<ServicePort>,
+    /// KIND/NAMESPACE/NAME of the route of Gateway API that made the Service's port.
+    pub route: Option<Arc<str>>,
     /// The rule that allowed the flow.
     pub rule: Option<RuleId>,
     /// Of a flow that policies deny: those that isolate the pod in that direction. None of their rules allows it.
@@ -74,6 +76,9 @@ impl Names<'_> {
             source: self.end(event.source),
             destination: self.end(event.destination),
             interface,
+            route: service.and_then(|(service, port)| {
+                self.index.services.get(service)?.route(event.proto, port).cloned()
+            }),
             service: service.map(|(service, port)| ServicePort { service: service.clone(), port }),
             rule: rule.cloned(),
             isolated_by: self.isolated_by(event),
@@ -158,7 +163,8 @@ mod tests {
             })));
         }
         index.apply_service(&object::<Service>(json!({
-            "metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]},
+            "metadata": {"namespace": "shop", "name": "web", "annotations": {"skep.io/routes": "?,80/UDP=udproute/shop/web,80/TCP=tcproute/shop/web"}},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]},
         })));
         let front = json!({"podSelector": {"matchLabels": {"app": "front"}}});
         let spec = |types: &str, ingress: Value| json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": [types], "ingress": ingress});
@@ -200,11 +206,13 @@ mod tests {
             service: value.service,
             hook: Hook::FROM_NETWORK,
             ifindex: 7,
+            proto: Proto::TCP,
             ..FlowEvent::default()
         });
         let rule = names.rule.unwrap();
         assert_eq!((rule.policy.to_string(), rule.field()), ("shop/guard".into(), "spec.ingress[1]".into()));
         assert_eq!(names.service, Some(ServicePort { service: "shop/web".into(), port: 80 }));
+        assert_eq!(names.route.as_deref(), Some("tcproute/shop/web"));
         let FlowEnd::Pod(front) = names.source else { panic!("{:?}", names.source) };
         assert_eq!((&*front.key, front.labels.get("app")), ("shop/front", Some("front")));
         assert!(matches!(names.destination, FlowEnd::Pod(pod) if *pod.key == *"shop/web"));

@@ -70,8 +70,12 @@ impl Kubectl {
 
     /// Watches objects: every existing one, then every change.
     pub fn watch(&self, args: &[&str]) -> Result<Watch> {
-        let words = [&["get", "--output=json", "--watch", "--output-watch-events"], args].concat();
-        let mut command = self.command(&words);
+        self.follow(&[&["get", "--output=json", "--watch", "--output-watch-events"], args].concat())
+    }
+
+    /// Reads the JSON values that a command prints, as they come.
+    pub fn follow(&self, args: &[&str]) -> Result<Watch> {
+        let mut command = self.command(args);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().context("run kubectl")?;
         let stdout = child.stdout.take().context("kubectl has no output")?;
@@ -122,14 +126,14 @@ impl Kubectl {
     }
 }
 
-/// A running `kubectl get --watch`, ended when dropped.
+/// A running kubectl, ended when dropped.
 pub struct Watch {
     child: Child,
     events: Receiver<Value>,
 }
 
 impl Watch {
-    /// The next event: `{"type": ..., "object": ...}`; none when the deadline is past or the watch has ended.
+    /// The next value, of a watch `{"type": ..., "object": ...}`; none when the deadline is past or the watch has ended.
     pub fn next(&self, deadline: Instant) -> Option<Value> {
         let timeout = deadline.saturating_duration_since(Instant::now());
         match self.events.recv_timeout(timeout) {

@@ -160,6 +160,7 @@ mod tests {
             destination: End { port: Some(80), pod: pod("b", "web"), ..End::default() },
             interface: pod("a", "client"),
             service: None,
+            route: None,
             rule: None,
             denied_by: vec!["b/guard".into()],
             bytes: 74,

@@ -40,6 +40,9 @@ pub struct FlowRecord {
     pub interface: Option<Pod>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServicePort>,
+    /// The route of the gateway that sent it there, as `kind/namespace/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
     /// The rule that allowed the flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<Rule>,

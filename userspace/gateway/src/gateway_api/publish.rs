@@ -13,11 +13,13 @@ use super::grants::{name_of, namespace_of};
 use super::listeners::GatewayListeners;
 use super::objects::{CONTROLLER, Key, Objects};
 use super::published::{GATEWAY_LABEL, MANAGED_BY};
-use super::routing::{DirectPart, Routing};
+use super::routing::{Direct, DirectPart, Routing};
 
 /// Ports of nodes for listeners: below those of node ports and of connections that nodes open.
 const NODE_PORTS: std::ops::Range<u16> = 20_000..30_000;
 const MAX_LABEL_BYTES: usize = 63;
+/// On a Service: the routes of ports that lead to endpoints, as PORT/PROTOCOL=ROUTE with commas. The flow log names them.
+const ROUTES_ANNOTATION: &str = "skep.io/routes";
 /// On an EndpointSlice: how often each of its endpoints counts. Nodes read it.
 const ENDPOINT_WEIGHT: &str = "skep.io/endpoint-weight";
 /// As nodes bound it.
@@ -111,7 +113,7 @@ impl Objects {
     ) -> Option<Publication> {
         let known = self.published.get(&service_key(&gateway.key));
         let (mut ports, mut slices) = (BTreeMap::new(), Vec::new());
-        let mut has_direct = false;
+        let mut routes: Vec<String> = Vec::new();
         let name = service_name(name_of(&gateway.key));
         for listener in gateway.listeners.iter().filter(|listener| listener.is_open()) {
             let (port, is_udp) = (listener.spec.port, listener.spec.protocol == "UDP");
@@ -130,13 +132,13 @@ impl Objects {
                 port_name.clone(),
                 json!({"name": port_name, "port": port, "protocol": protocol, "targetPort": target}),
             );
-            let mut direct = routing.direct.iter();
-            let direct = direct
-                .find(|(key, number, kind, _)| *key == gateway.key && *number == port && *kind == protocol);
-            match direct {
-                Some((.., backends)) => {
-                    has_direct = true;
-                    slices.extend(direct_slices(&name, &port_name, protocol, backends, endpoints));
+            let is_of_port = |direct: &&Direct| {
+                direct.gateway == gateway.key && direct.port == port && direct.protocol == protocol
+            };
+            match routing.direct.iter().find(is_of_port) {
+                Some(direct) => {
+                    routes.push(format!("{port}/{protocol}={}", direct.counters.name));
+                    slices.extend(direct_slices(&name, &port_name, protocol, &direct.parts, endpoints));
                 }
                 None if is_udp => {}
                 None => slices.extend(self.node_slice(&name, &port_name, target)),
@@ -146,7 +148,7 @@ impl Objects {
             return None;
         }
         let ports: Vec<Value> = ports.into_values().collect();
-        let service = self.service(gateway, &name, ports, has_direct);
+        let service = self.service(gateway, &name, ports, &routes);
         let namespace = namespace_of(&gateway.key);
         for slice in &mut slices {
             slice["metadata"]["namespace"] = json!(namespace);
@@ -155,7 +157,8 @@ impl Objects {
         Some(Publication { is_known: known.is_some(), service, slices })
     }
 
-    fn service(&self, gateway: &GatewayListeners, name: &str, ports: Vec<Value>, has_direct: bool) -> Value {
+    /// `routes`: those whose packets go straight to endpoints.
+    fn service(&self, gateway: &GatewayListeners, name: &str, ports: Vec<Value>, routes: &[String]) -> Value {
         let infrastructure = gateway.gateway.spec.infrastructure.clone().unwrap_or_default();
         let mut labels: BTreeMap<String, String> = infrastructure.labels;
         let gateway_name = name_of(&gateway.key);
@@ -168,7 +171,11 @@ impl Objects {
             "uid": meta.uid, "controller": true,
         }]);
         // Nodes' gateways should see clients' addresses; endpoints of one node would leave the others without.
-        let policy = if has_direct { "Cluster" } else { "Local" };
+        let policy = if routes.is_empty() { "Local" } else { "Cluster" };
+        let mut annotations = infrastructure.annotations;
+        if !routes.is_empty() {
+            annotations.insert(ROUTES_ANNOTATION.to_owned(), routes.join(","));
+        }
         let mut spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": policy, "ports": ports});
         if let [address] = gateway.gateway.spec.addresses.as_slice()
             && !address.value.is_empty()
@@ -179,7 +186,7 @@ impl Objects {
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
                 "name": name, "namespace": namespace_of(&gateway.key), "labels": labels,
-                "annotations": infrastructure.annotations, "ownerReferences": owner,
+                "annotations": annotations, "ownerReferences": owner,
             },
             "spec": spec,
         })

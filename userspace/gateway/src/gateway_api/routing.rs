@@ -33,8 +33,7 @@ pub(crate) struct Routing {
     attached: Attached,
     /// By Gateway and port of its clients. The node's port is not known here.
     pub(crate) ports: BTreeMap<(Key, u16), Listener>,
-    /// Ports whose packets go straight to endpoints: Gateway, port, protocol, and the backends.
-    pub(super) direct: Vec<(Key, u16, &'static str, Vec<DirectPart>)>,
+    pub(super) direct: Vec<Direct>,
     pub(crate) backends: Backends,
     checks: ClientChecks,
     pub(crate) policies: BackendPolicies,
@@ -263,7 +262,9 @@ impl Routing {
                         match parts.filter(|_| gateway.is_balanced) {
                             Some(parts) => {
                                 let protocol = if protocol == "UDP" { "UDP" } else { "TCP" };
-                                self.direct.push((port.0, port.1, protocol, parts));
+                                let counters = stream.counters.clone();
+                                let (gateway, port) = port;
+                                self.direct.push(Direct { gateway, port, protocol, counters, parts });
                             }
                             None => drop(streams.insert(port, stream)),
                         }
@@ -293,6 +294,16 @@ impl Routing {
             self.ports.insert(port, listener);
         }
     }
+}
+
+/// A port whose packets go straight to endpoints.
+pub(super) struct Direct {
+    pub(super) gateway: Key,
+    pub(super) port: u16,
+    pub(super) protocol: &'static str,
+    /// Of the route. What does not pass the gateway is not counted.
+    pub(super) counters: Arc<RouteCounters>,
+    pub(super) parts: Vec<DirectPart>,
 }
 
 /// A backend's index, and its weight.

@@ -346,6 +346,8 @@ fn datagrams_weights_are_weights_of_endpoints() {
     index.gateway_api().apply_udp_route(&route);
     index.compile(0);
     let (publications, ..) = index.publications();
+    let routes = &publications[0].service["metadata"]["annotations"]["skep.io/routes"];
+    assert_eq!(routes, "53/UDP=udproute/a/dns");
     let slices = publications[0].slices.iter().map(|slice| {
         let weight = slice["metadata"]["annotations"]["skep.io/endpoint-weight"].as_str().unwrap_or("1");
         (weight.parse::<u32>().unwrap(), slice["endpoints"].as_array().unwrap().len())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::opened::Opener;
 use super::send_error::SendError;
 use crate::backend_tls::BackendTls;
 
@@ -25,12 +26,33 @@ pub(super) enum EndpointStream {
 }
 
 /// Opens a connection. `limit` is for the connection, and again for the handshake.
-pub(super) async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, SendError> {
-    let connected = timeout(limit, TcpStream::connect(address)).await;
-    let stream = connected.map_err(|_| SendError::ConnectTimeout)?.map_err(SendError::Connect)?;
+pub(super) async fn connect(
+    address: SocketAddr,
+    limit: Duration,
+    opener: Opener<'_>,
+) -> Result<TcpStream, SendError> {
+    let stream = begin(address).and_then(TcpStream::from_std).map_err(SendError::Connect)?;
+    // The flow log reads of the first packet before the endpoint has answered.
+    opener.opens(stream.local_addr().map_err(SendError::Connect)?, address);
+    let connected = timeout(limit, stream.writable()).await;
+    connected.map_err(|_| SendError::ConnectTimeout)?.map_err(SendError::Connect)?;
+    if let Some(error) = stream.take_error().map_err(SendError::Connect)? {
+        return Err(SendError::Connect(error));
+    }
     // Without it the connection works too, only slower.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// A connection whose first packet is sent.
+fn begin(address: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The handshake with the endpoint. `config`: one of those of `tls`.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::access_log::Line;
 use super::endpoint_body::EndpointBody;
+use super::opened::Opener;
 use super::policy::Prepared;
 use super::request_body::RequestBody;
 use super::send_error::SendError;
@@ -48,10 +49,11 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    fn wait(&self, limits: &Limits) -> Wait {
+    fn wait<'a>(&self, limits: &Limits, opener: Opener<'a>) -> Wait<'a> {
         let own = self.timeouts.attempt.or(self.timeouts.request);
         let response = own.map(|limit| if limit.is_zero() { NO_LIMIT } else { limit });
         Wait {
+            opener,
             connect: self.connect.unwrap_or(limits.connect_timeout),
             response: response.or(self.response).unwrap_or(limits.response_timeout),
             extends: own.is_none(),
@@ -79,9 +81,9 @@ pub(super) async fn send(
     protocol: Protocol,
     head: &Outgoing,
     body: RequestBody,
-    terms: &Terms,
+    (route, terms): (&Arc<RouteCounters>, &Terms),
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
-    let mut attempts = pin!(attempts(gateway, cluster, protocol, head, body, terms));
+    let mut attempts = pin!(attempts(gateway, cluster, protocol, head, body, (route, terms)));
     match terms.timeouts.request.filter(|limit| !limit.is_zero()) {
         Some(limit) => timeout(limit, attempts.as_mut()).await.unwrap_or(Err(SendError::ResponseTimeout)),
         None => attempts.await,
@@ -96,7 +98,7 @@ async fn attempts(
     protocol: Protocol,
     head: &Outgoing,
     mut body: RequestBody,
-    terms: &Terms,
+    (route, terms): (&Arc<RouteCounters>, &Terms),
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let retry = terms.retry.as_ref();
     let repeats_all = retry.is_some() && !terms.repeats_only_idempotent;
@@ -106,7 +108,7 @@ async fn attempts(
     let repeats = terms.repeats_within.map(|limit| (Instant::now(), limit));
     let is_in_time = || repeats.is_none_or(|(began, limit)| began.elapsed() < limit);
     let may_spend = || is_in_time() && (retry.is_some() || cluster.budget.spend());
-    let wait = terms.wait(&gateway.limits);
+    let wait = terms.wait(&gateway.limits, Opener { opened: &gateway.opened, route });
     let at_once = cluster.backend.demand.at_once;
     let (mut tried, mut last): (Vec<SocketAddr>, _) = (Vec::new(), SendError::NoEndpoint);
     cluster.budget.earn();

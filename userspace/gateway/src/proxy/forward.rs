@@ -498,14 +498,14 @@ async fn send(
     }
     let mirror_host = onward.policy.as_ref().and_then(|policy| policy.mirror_host.as_ref());
     for mirror in mirrors {
-        mirror::send(shared, mirror.clone(), outgoing, mirror_host, &mut body);
+        mirror::send(shared, (&route.counters, mirror.clone()), outgoing, mirror_host, &mut body);
     }
     let terms = Terms {
         timeouts: route.timeouts,
         retry: route.retry.clone(),
         ..onward.policy.as_ref().map(|policy| policy.terms()).unwrap_or_default()
     };
-    let sent = exchange::send(shared, cluster, *protocol, outgoing, body, &terms).await;
+    let sent = exchange::send(shared, cluster, *protocol, outgoing, body, (&route.counters, &terms)).await;
     let (mut response, lease) = sent.map_err(|error| Refusal::of(&error, state))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An endpoint that switches without being asked would speak past the gateway.

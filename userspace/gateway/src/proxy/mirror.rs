@@ -9,6 +9,7 @@ use super::exchange::{self, Terms};
 use super::request_body::RequestBody;
 use super::snapshot::{Cluster, Snapshot};
 use crate::config::{Mirror, Protocol};
+use crate::counters::RouteCounters;
 use crate::outgoing::Outgoing;
 
 /// The clusters that get a copy of this request.
@@ -24,7 +25,7 @@ pub(super) fn draw(snapshot: &Snapshot, port: u16, mirrors: &[Mirror]) -> Vec<Ar
 /// `host`: of the copy, unless it is that of the request.
 pub(super) fn send(
     shared: &Arc<Shared>,
-    cluster: Arc<Cluster>,
+    (route, cluster): (&Arc<RouteCounters>, Arc<Cluster>),
     outgoing: &Outgoing,
     host: Option<&HeaderValue>,
     body: &mut RequestBody,
@@ -33,12 +34,14 @@ pub(super) fn send(
         true => Protocol::H2c,
         false => cluster.backend.protocol,
     };
-    let (shared, mut head, body) = (shared.clone(), outgoing.clone(), body.copy());
+    let (shared, route) = (shared.clone(), route.clone());
+    let (mut head, body) = (outgoing.clone(), body.copy());
     if let Some(host) = host {
         head.host = host.clone();
     }
     tokio::spawn(async move {
         // Its response is not used, and what fails here is counted as a failure of the endpoint.
-        let _ = exchange::send(&shared, &cluster, protocol, &head, body, &Terms::default()).await;
+        let terms = Terms::default();
+        let _ = exchange::send(&shared, &cluster, protocol, &head, body, (&route, &terms)).await;
     });
 }

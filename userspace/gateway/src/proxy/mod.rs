@@ -18,6 +18,7 @@ mod idle_timer;
 mod listener;
 mod mirror;
 mod on_wake;
+mod opened;
 mod pacer;
 mod policy;
 mod request_body;
@@ -30,6 +31,7 @@ mod switched;
 mod tls;
 mod upstream;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -42,6 +44,7 @@ pub use listener::{Bound, ListenError};
 use crate::config::Config;
 use crate::counters::{Counters, add};
 use crate::limits::Limits;
+use opened::Opened;
 use seats::Seats;
 use snapshot::Snapshot;
 use upstream::Janitor;
@@ -59,6 +62,7 @@ struct Shared {
     seats: Arc<Seats>,
     janitor: Arc<Janitor>,
     access_log: Option<AccessLog>,
+    opened: Opened,
     /// Changes after each configuration.
     applied: watch::Sender<()>,
     started: Instant,
@@ -74,6 +78,7 @@ impl Gateway {
             seats: Arc::new(seats),
             janitor: Arc::default(),
             access_log,
+            opened: Opened::default(),
             applied: watch::Sender::new(()),
             started: Instant::now(),
             limits,
@@ -90,6 +95,11 @@ impl Gateway {
         old.retire(&new);
         add(&self.0.counters.configurations);
         self.0.applied.send_replace(());
+    }
+
+    /// The route for which the gateway opened this connection to an endpoint, as in the access log. Of the newest connections only.
+    pub fn route_of(&self, own: SocketAddr, endpoint: SocketAddr) -> Option<String> {
+        self.0.opened.route(own, endpoint).map(|route| route.name.to_string())
     }
 
     /// In Prometheus' text format.

@@ -20,6 +20,7 @@ use super::snapshot::{Cluster, Snapshot};
 use super::upstream::Lease;
 use crate::client_check::CheckedClient;
 use crate::config::{Protocol, Route};
+use crate::counters::RouteCounters;
 use crate::outgoing::Outgoing;
 use crate::policy::{
     Admitted, BasicAuth, ErrorPages, ExternalAuth, Introduction, Key, Policy, Preference, Values,
@@ -54,6 +55,7 @@ pub(super) enum Verdict {
 
 /// What is known of a request that goes on.
 pub(super) struct Prepared {
+    route: Arc<RouteCounters>,
     pub(super) policy: Arc<Policy>,
     pub(super) preference: Preference,
     pub(super) admitted: Option<Admitted>,
@@ -133,6 +135,7 @@ pub(super) fn prepare(
         error_pages,
         user_agent: values.headers.get(USER_AGENT).cloned(),
         cookies: Vec::new(),
+        route: route.counters.clone(),
         policy: policy.clone(),
     })))
 }
@@ -248,7 +251,8 @@ impl Prepared {
             return Ok(None);
         };
         let sign_in = question.sign_in.clone();
-        let (status, said) = question.answer(shared, &external).await.ok_or(Denied::Authentication)?;
+        let (status, said) =
+            question.answer(shared, &self.route, &external).await.ok_or(Denied::Authentication)?;
         match status {
             status if status.is_success() => {}
             StatusCode::UNAUTHORIZED if sign_in.is_some() => {
@@ -293,7 +297,7 @@ impl Prepared {
             }
         }
         let (host, path) = (HeaderValue::from_static("localhost"), PathAndQuery::from_static("/"));
-        ask(shared, cluster, None, host, path, headers).await.ok()
+        ask(shared, cluster, &self.route, None, host, path, headers).await.ok()
     }
 
     /// Changes a response on its way to the client.
@@ -322,13 +326,18 @@ impl Prepared {
 
 impl Question {
     /// What the service says, or said of a request that was like this one; `None`: it does not answer.
-    async fn answer(self, shared: &Shared, external: &ExternalAuth) -> Option<(StatusCode, HeaderMap)> {
+    async fn answer(
+        self,
+        shared: &Shared,
+        route: &Arc<RouteCounters>,
+        external: &ExternalAuth,
+    ) -> Option<(StatusCode, HeaderMap)> {
         let Question { cluster, host, path, headers, cache_key, .. } = self;
         let cache = external.cache.as_ref().zip(cache_key);
         if let Some(known) = cache.as_ref().and_then(|(cache, key)| cache.get(key, shared.now_ms())) {
             return Some(known);
         }
-        let answer = ask(shared, &cluster, external.method.clone(), host, path, headers).await;
+        let answer = ask(shared, &cluster, route, external.method.clone(), host, path, headers).await;
         let (response, lease) = answer.ok()?;
         let (head, mut body) = response.into_parts();
         lease.finish(&mut body);
@@ -363,6 +372,7 @@ fn copy(from: &HeaderMap, name: &HeaderName, to: &mut HeaderMap) {
 async fn ask(
     shared: &Shared,
     cluster: &Cluster,
+    route: &Arc<RouteCounters>,
     method: Option<Method>,
     host: HeaderValue,
     path: PathAndQuery,
@@ -370,5 +380,6 @@ async fn ask(
 ) -> Result<(Response<EndpointBody>, Lease), SendError> {
     let method = method.unwrap_or(Method::GET);
     let head = Outgoing { method, host, path, headers, forwarded: None, is_grpc: false };
-    exchange::send(shared, cluster, Protocol::Http1, &head, RequestBody::Empty, &Terms::default()).await
+    let terms = (route, &Terms::default());
+    exchange::send(shared, cluster, Protocol::Http1, &head, RequestBody::Empty, terms).await
 }

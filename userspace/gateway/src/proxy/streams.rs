@@ -10,6 +10,7 @@ use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint_stream::EndpointStream;
+use super::opened::Opener;
 use super::snapshot::{Snapshot, drawn};
 use super::{Shared, acme, switched};
 use crate::config::StreamRoute;
@@ -53,10 +54,11 @@ async fn connect(
     let part = drawn(&route.parts, |part| part.weight)?;
     let cluster = snapshot.cluster_by(port, part.backend?)?;
     let mut tried: Vec<SocketAddr> = Vec::new();
+    let opener = Opener { opened: &shared.opened, route: &route.counters };
     for _ in 0..MAX_ATTEMPTS {
         let now = shared.now_ms();
         let upstream = cluster.choose(&tried, now)?;
-        match upstream.open(shared.limits.connect_timeout).await {
+        match upstream.open(shared.limits.connect_timeout, opener).await {
             Ok(stream) => {
                 upstream.health.succeeded();
                 return Some(stream);

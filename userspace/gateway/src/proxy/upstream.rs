@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::endpoint_body::EndpointBody;
 use super::endpoint_stream::{self, EndpointStream};
 use super::http_1::{self, Connection};
+use super::opened::Opener;
 use super::request_body::{BodyState, RequestBody};
 use super::send_error::SendError;
 use crate::backend_tls::BackendTls;
@@ -30,9 +31,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// How long an attempt may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wait {
+/// How long an attempt may take, and for which route it is.
+#[derive(Clone, Copy)]
+pub(super) struct Wait<'a> {
+    pub(super) opener: Opener<'a>,
     pub(super) connect: Duration,
     /// From the request to the head of the response.
     pub(super) response: Duration,
@@ -143,7 +145,7 @@ impl Upstream {
         body: RequestBody,
         protocol: Protocol,
         fresh: bool,
-        wait: &Wait,
+        wait: &Wait<'_>,
         at_once: Option<usize>,
     ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +165,7 @@ impl Upstream {
         head: &Outgoing,
         mut body: RequestBody,
         fresh: bool,
-        wait: &Wait,
+        wait: &Wait<'_>,
         lease: Lease,
     ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         loop {
@@ -172,7 +174,7 @@ impl Upstream {
             let connection = match kept {
                 Some(connection) => connection,
                 // Boxed, since few requests open a connection and all have room for this future.
-                None => match Box::pin(self.open(wait.connect)).await {
+                None => match Box::pin(self.open(wait.connect, wait.opener)).await {
                     Ok(stream) => Connection::new(stream),
                     Err(error) => return Err(Unanswered { error, unsent: Some(body) }),
                 },
@@ -191,8 +193,12 @@ impl Upstream {
     }
 
     /// A connection whose bytes are a client's, or HTTP/1.1.
-    pub(super) async fn open(&self, limit: Duration) -> Result<EndpointStream, SendError> {
-        let stream = endpoint_stream::connect(self.address, limit).await?;
+    pub(super) async fn open(
+        &self,
+        limit: Duration,
+        opener: Opener<'_>,
+    ) -> Result<EndpointStream, SendError> {
+        let stream = endpoint_stream::connect(self.address, limit, opener).await?;
         match &self.tls {
             None => Ok(EndpointStream::Plain(stream)),
             Some(tls) => {
@@ -206,7 +212,7 @@ impl Upstream {
         head: &Outgoing,
         body: RequestBody,
         fresh: bool,
-        wait: &Wait,
+        wait: &Wait<'_>,
         lease: Lease,
     ) -> Result<(Response<EndpointBody>, Lease), Unanswered> {
         let mut sender = match self.http_2_sender(fresh, wait).await {
@@ -231,7 +237,7 @@ impl Upstream {
     async fn http_2_sender(
         &self,
         fresh: bool,
-        wait: &Wait,
+        wait: &Wait<'_>,
     ) -> Result<http2::SendRequest<RequestBody>, SendError> {
         let mut shared = self.http_2.lock().await;
         if let Some(sender) = shared.as_ref().filter(|sender| !fresh && !sender.is_closed()) {
@@ -246,8 +252,8 @@ impl Upstream {
         Ok(sender)
     }
 
-    async fn open_http_2(&self, wait: &Wait) -> Result<http2::SendRequest<RequestBody>, SendError> {
-        let stream = TokioIo::new(self.connect_http_2(wait.connect).await?);
+    async fn open_http_2(&self, wait: &Wait<'_>) -> Result<http2::SendRequest<RequestBody>, SendError> {
+        let stream = TokioIo::new(self.connect_http_2(wait).await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -260,8 +266,9 @@ impl Upstream {
         Ok(sender)
     }
 
-    async fn connect_http_2(&self, limit: Duration) -> Result<EndpointStream, SendError> {
-        let stream = endpoint_stream::connect(self.address, limit).await?;
+    async fn connect_http_2(&self, wait: &Wait<'_>) -> Result<EndpointStream, SendError> {
+        let limit = wait.connect;
+        let stream = endpoint_stream::connect(self.address, limit, wait.opener).await?;
         let Some(tls) = &self.tls else { return Ok(EndpointStream::Plain(stream)) };
         let stream = endpoint_stream::handshake(stream, tls, &tls.http_2, limit).await?;
         match stream.get_ref().1.alpn_protocol() {

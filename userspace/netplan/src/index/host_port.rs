@@ -112,6 +112,7 @@ fn host_ports(
         addresses_from_pool: false,
         forwarding: Forwarding::Translated,
         of_node: false,
+        routes: None,
     };
     HostPorts { key, service, slices }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
@@ -26,6 +27,9 @@ pub(crate) const DNS: &str = "kube-system/kube-dns";
 /// The annotation that asks for it.
 const SERVED_BY: &str = "skep.io/served-by";
 const NODE: &str = "node";
+
+/// The annotation for [`RouteOfPort`]s, as PORT/PROTOCOL=ROUTE with commas. Our gateway's controller writes it.
+const ROUTES: &str = "skep.io/routes";
 
 /// What the planner keeps of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +57,17 @@ pub struct ServiceFacts {
     pub forwarding: Forwarding,
     /// Each node serves it itself, at its cluster IPs; see [`DNS`].
     pub of_node: bool,
+    /// Few Services have any.
+    pub routes: Option<Box<[RouteOfPort]>>,
+}
+
+/// The route of Gateway API that made a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteOfPort {
+    pub proto: Proto,
+    pub port: u16,
+    /// KIND/NAMESPACE/NAME.
+    pub name: Arc<str>,
 }
 
 /// How packets from outside reach backends on other nodes, by the Service's annotation.
@@ -117,7 +132,13 @@ impl ServiceFacts {
             addresses_from_pool: kind == "LoadBalancer" && has_pool_address(service),
             forwarding: forwarding(service),
             of_node: is_of_node(service),
+            routes: routes(service),
         })
+    }
+
+    pub(crate) fn route(&self, proto: Proto, port: u16) -> Option<&Arc<str>> {
+        let mut routes = self.routes.iter().flatten();
+        routes.find(|route| route.proto == proto && route.port == port).map(|route| &route.name)
     }
 
     /// Addresses for which one node of the cluster answers ARP and neighbour discovery.
@@ -194,6 +215,17 @@ fn is_of_node(service: &Service) -> bool {
     DNS.split_once('/') == Some(key)
         && annotation.is_some_and(|value| value == NODE)
         && selector.is_none_or(|selector| selector.is_empty())
+}
+
+/// What cannot be read names nothing.
+fn routes(service: &Service) -> Option<Box<[RouteOfPort]>> {
+    let text = service.metadata.annotations.as_ref()?.get(ROUTES)?;
+    let routes = text.split(',').filter_map(|entry| {
+        let (port, name) = entry.split_once('=')?;
+        let (port, protocol) = port.split_once('/')?;
+        Some(RouteOfPort { proto: proto(Some(protocol))?, port: port.parse().ok()?, name: name.into() })
+    });
+    Some(routes.collect())
 }
 
 fn has_pool_address(service: &Service) -> bool {

@@ -1,11 +1,13 @@
 //! The newest flow records, and those that come.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream;
 use futures::stream::unfold;
 use skep_api::flow_log::{FlowQuery, FlowRecord, Line, MAX_LAST, QueryError, Verdict};
+use skep_gateway::Gateway;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
@@ -21,6 +23,8 @@ struct Shared {
     live: broadcast::Sender<Arc<FlowRecord>>,
     /// How many readers want flows that open.
     readers: watch::Sender<usize>,
+    /// Names the routes of its connections.
+    gateway: Option<Gateway>,
 }
 
 /// Allowed flows take nothing from dropped packets.
@@ -32,18 +36,26 @@ struct Recent {
 
 impl Default for FlowLog {
     fn default() -> Self {
-        let (live, _) = broadcast::channel(BACKLOG);
-        FlowLog(Arc::new(Shared { recent: Mutex::default(), live, readers: watch::Sender::new(0) }))
+        FlowLog::new(None)
     }
 }
 
 impl FlowLog {
+    /// `gateway`: that of this node.
+    pub fn new(gateway: Option<Gateway>) -> FlowLog {
+        let (live, _) = broadcast::channel(BACKLOG);
+        FlowLog(Arc::new(Shared { recent: Mutex::default(), live, readers: watch::Sender::new(0), gateway }))
+    }
+
     /// How many readers want flows that open.
     pub fn readers(&self) -> watch::Receiver<usize> {
         self.0.readers.subscribe()
     }
 
-    pub(crate) fn push(&self, record: FlowRecord) {
+    pub(crate) fn push(&self, mut record: FlowRecord) {
+        if record.route.is_none() {
+            record.route = self.0.route_of(&record);
+        }
         let record = Arc::new(record);
         let mut recent = self.recent();
         let list = match record.verdict {
@@ -75,6 +87,16 @@ impl FlowLog {
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// The route for which the gateway opened the connection.
+    fn route_of(&self, record: &FlowRecord) -> Option<String> {
+        let FlowRecord { source, destination, .. } = record;
+        let gateway = self.gateway.as_ref().filter(|_| source.pod.is_none())?;
+        let own = SocketAddr::new(source.ip?, source.port?);
+        gateway.route_of(own, SocketAddr::new(destination.ip?, destination.port?))
     }
 }
 
@@ -167,6 +189,7 @@ mod tests {
             destination: End::default(),
             interface: None,
             service: None,
+            route: None,
             rule: None,
             denied_by: Vec::new(),
             bytes: 60,

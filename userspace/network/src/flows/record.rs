@@ -30,7 +30,7 @@ impl Clock {
 }
 
 pub(super) fn record(node: &str, event: &FlowEvent, names: FlowNames, clock: &Clock) -> FlowRecord {
-    let FlowNames { source, destination, interface, service, rule, isolated_by } = names;
+    let FlowNames { source, destination, interface, service, route, rule, isolated_by } = names;
     let reason = match DropReason::from_code(event.reason) {
         Some(DropReason::None) => None,
         Some(reason) => Some(reason.name().to_owned()),
@@ -50,6 +50,7 @@ pub(super) fn record(node: &str, event: &FlowEvent, names: FlowNames, clock: &Cl
             let Pod { namespace, name } = pod(&service.service);
             ServicePort { namespace, name, port: service.port }
         }),
+        route: route.map(|route| route.to_string()),
         rule: rule.map(|rule| Rule { policy: rule.policy.to_string(), field: rule.field() }),
         denied_by: isolated_by.iter().map(ToString::to_string).collect(),
         bytes: event.length,

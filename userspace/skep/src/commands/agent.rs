@@ -16,7 +16,7 @@ use skep_dns::Dns;
 use skep_holder::Purpose;
 use skep_network::{
     DnsSubscriptions, FlowLog, FlowLogLevel, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns,
-    Parts, Publisher, SettingsSource, Subscriptions, Telemetry,
+    Parts, Publisher, SettingsSource, Subscriptions,
 };
 use skep_node::eviction::{EvictionSettings, signals};
 use skep_node::{
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::agent_gateway::{DataPlane, IngressArguments};
+use super::agent_gateway::{DataPlane, IngressArguments, telemetry};
 use super::agent_kubelet::KubeletArguments;
 use super::{cgroup, duration, flow_timeout, hold_sockets};
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
@@ -396,7 +396,7 @@ async fn pods_and_network(
     let of_dns = dns.dns.clone();
     let mut metrics: Vec<MetricsSource> = vec![Arc::new(move |out| of_dns.write_metrics(out))];
     metrics.extend(data_plane.map(DataPlane::metrics));
-    let telemetry = Telemetry::default();
+    let telemetry = telemetry(data_plane);
     let of_network = telemetry.metrics.clone();
     metrics.push(Arc::new(move |out| of_network.write(out)));
     let inputs = Inputs {
@@ -586,7 +586,7 @@ async fn network_only(
     });
     let mut informers = Informers::default();
     let dns = dns(agent, &mut informers)?;
-    let parts = Parts { publisher: Publisher::default(), telemetry: Telemetry::default(), state: state_in };
+    let parts = Parts { publisher: Publisher::default(), telemetry: telemetry(data_plane), state: state_in };
     let tasks = spawn_network(agent, data_plane, informers, (parts, dns), clients, stop)?;
     let ended = first_failure(tasks).await;
     log.abort();

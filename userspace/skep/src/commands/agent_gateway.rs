@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit};
 use skep_gateway::ingress::Ports;
 use skep_gateway::{AccessLog, Bound, Gateway, Limits};
-use skep_network::{GatewaySubscriptions, Informers, NodeGateway};
+use skep_network::{FlowLog, GatewaySubscriptions, Informers, NodeGateway, Telemetry};
 use skep_node::MetricsSource;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -86,6 +86,12 @@ impl IngressArguments {
         let log = AccessLog::new(std::io::BufWriter::new(file), self.ingress_access_log_one_of);
         Ok(Some(log.context("start the access log")?))
     }
+}
+
+/// The flow log names the routes of the gateway's connections.
+pub(super) fn telemetry(data_plane: Option<&DataPlane>) -> Telemetry {
+    let flows = FlowLog::new(data_plane.map(|data_plane| data_plane.gateway.clone()));
+    Telemetry { flows, ..Telemetry::default() }
 }
 
 impl DataPlane {

@@ -248,7 +248,7 @@ fn end(end: &End) -> String {
     end.port.map_or(name.clone(), |port| format!("{name}:{port}"))
 }
 
-/// The reason with the policies, or the rule; the pod that sent another's address; the Service.
+/// The reason with the policies, or the rule; the pod that sent another's address; the Service; the gateway's route.
 fn why(record: &FlowRecord) -> String {
     let mut parts = Vec::new();
     match (&record.reason, &record.rule) {
@@ -266,6 +266,9 @@ fn why(record: &FlowRecord) -> String {
     }
     if let Some(service) = &record.service {
         parts.push(format!("service {}/{}:{}", service.namespace, service.name, service.port));
+    }
+    if let Some(route) = &record.route {
+        parts.push(format!("route {route}"));
     }
     if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
 }
@@ -287,14 +290,14 @@ mod tests {
             r#"{{{common}, "verdict": "dropped", "reason": "ingress policy", "deniedBy": ["shop/a", "shop/b"],
             "interface": {client}, "source": {{"ip": "10.1.0.2", "port": 4000, "pod": {client}}},
             "destination": {{"ip": "10.1.0.3", "port": 80, "pod": {web}}},
-            "service": {{"namespace": "shop", "name": "web", "port": 8080}}}}"#
+            "service": {{"namespace": "shop", "name": "web", "port": 8080}}, "route": "tcproute/shop/web"}}"#
         );
         let row = row(&record(&denied));
         for part in [
             "2026-11-29T10:00:00.500Z",
             "shop/client:4000",
             "shop/web:80",
-            "ingress policy: no rule of shop/a, shop/b; service shop/web:8080",
+            "ingress policy: no rule of shop/a, shop/b; service shop/web:8080; route tcproute/shop/web",
         ] {
             assert!(row.contains(part), "{part} is not in {row}");
         }
