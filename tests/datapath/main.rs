@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod big_tcp;
+mod card_sums;
 mod cost;
 mod dsr;
 mod fragments;

@@ -101,8 +101,16 @@ pub(crate) fn dial(
     to: (Ipv4Addr, u16),
     timeout: Duration,
 ) -> Result<std::io::Result<TcpStream>> {
+    dial_to(netns, to.into(), timeout)
+}
+
+pub(crate) fn dial_to(
+    netns: &NetNs,
+    to: SocketAddr,
+    timeout: Duration,
+) -> Result<std::io::Result<TcpStream>> {
     netns.run(move || {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from(to), timeout)?;
+        let stream = TcpStream::connect_timeout(&to, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
         Ok(stream)
     })

@@ -1,7 +1,8 @@
 //! The benchmark's own programs; Skep does not load them.
 //!
 //! Empty programs, the least program that joins two pods, a source and a sink of packets, a program that restores the packet
-//! before it calls the measured one, one that tags frames, and two that splice the sockets of a connection.
+//! before it calls the measured one, one that tags frames, one that checks the card's sum over a packet, and two that splice the
+//! sockets of a connection.
 #![no_std]
 #![no_main]
 
@@ -10,12 +11,17 @@ use aya_ebpf::bindings::{
     TC_ACT_SHOT, sk_action, xdp_action,
 };
 use aya_ebpf::btf_maps::{Array, ProgramArray, SockHash};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_push};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_get_prandom_u32, bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_push,
+};
 use aya_ebpf::macros::{btf_map, classifier, sk_msg, sock_ops, xdp};
 use aya_ebpf::programs::{SkMsgContext, SockOpsContext, TcContext, XdpContext};
 
 /// Bytes of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 42;
+const ETHERNET: usize = 14;
+/// Bytes of the largest packet that [`sum_tc`] looks at.
+const MAX_SUMMED: usize = 512;
 /// Offset of the UDP source port.
 const SOURCE_PORT: usize = 34;
 /// IEEE 802.1Q.
@@ -63,6 +69,47 @@ pub fn tag_tc(ctx: TcContext) -> i32 {
     // SAFETY: the helper checks everything.
     unsafe { bpf_skb_vlan_push(ctx.skb.skb, ETHERTYPE_VLAN.to_be(), VLAN) };
     TC_ACT_OK as i32
+}
+
+/// Packets that [`sum_tc`] looked at: whose sum is right, is wrong, or that have none.
+#[btf_map]
+static SUMS: Array<u64, 3> = Array::new();
+
+/// Compares the card's sum over the packet (CHECKSUM_COMPLETE) with the packet, for tests of what rewrites packets. To be attached to
+/// ingress, where the sum begins after the Ethernet header.
+#[classifier]
+pub fn sum_tc(ctx: TcContext) -> i32 {
+    if let Some(sums) = SUMS.get_ptr_mut(verdict_of_sum(&ctx)) {
+        // SAFETY: the element is a number, and only counts.
+        unsafe { *sums += 1 };
+    }
+    TC_ACT_OK as i32
+}
+
+/// Index in [`SUMS`].
+fn verdict_of_sum(ctx: &TcContext) -> u32 {
+    // SAFETY: the helper checks everything. Adding nothing reads the sum, and fails where there is none.
+    let of_card = unsafe { bpf_csum_update(ctx.skb.skb, 0) };
+    if of_card < 0 {
+        return 2;
+    }
+    let (mut sum, mut at) = (0_u64, ETHERNET);
+    for _ in 0..MAX_SUMMED / 2 {
+        match ctx.load::<u16>(at) {
+            Ok(word) => sum += word as u64,
+            Err(_) => break,
+        }
+        at += 2;
+    }
+    if let Ok(byte) = ctx.load::<u8>(at) {
+        sum += byte as u64;
+    }
+    (fold(sum) != fold(of_card as u64)) as u32
+}
+
+/// In one's complement; both zeros are one number.
+fn fold(sum: u64) -> u64 {
+    sum % 0xffff
 }
 
 /// The program that [`fresh_tc`] calls.

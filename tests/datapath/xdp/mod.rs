@@ -6,4 +6,4 @@ mod malformed;
 mod nodes;
 mod packet;
 mod uplink;
-mod world;
+pub(crate) mod world;
