@@ -111,6 +111,21 @@ impl Flow {
     pub const OUTSIDE: u32 = 1 << 16;
     /// Both ends have accepted the flow: its entries make no room for those of newer flows.
     pub const KEPT: u32 = 1 << 17;
+    /// The bits from here on are the lowest of the position at which the entry's key is noted; see [`crate::logic::openers`].
+    const POSITION_SHIFT: u32 = 18;
+
+    /// The flags of an entry whose key is noted at `position`.
+    #[inline(always)]
+    pub const fn noted_at(flags: u32, position: u32) -> u32 {
+        flags & ((1 << Flow::POSITION_SHIFT) - 1) | position << Flow::POSITION_SHIFT
+    }
+
+    /// Whether the entry's key is noted at `position`. Without that a key whose flow ended, and that another flow has now, would take
+    /// the entry of this one.
+    #[inline(always)]
+    pub const fn is_noted_at(&self, position: u32) -> bool {
+        self.flags == Flow::noted_at(self.flags, position)
+    }
 
     /// The value of [`Flow::generation`] for a flow with `flags` that is allowed under `generation`. Under
     /// [`Flow::LIMITED`] it is the complement, which never equals the generation in force.

@@ -155,7 +155,8 @@ pub(crate) fn is_of_other_frontend(flow: &Flow, packet: &Packet, addressed: &Soc
 
 /// Puts an entry. False: the map is full or, under the flag BPF_NOEXIST, the key is taken.
 #[inline(always)]
-pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {
+pub(crate) fn put(key: &FlowKey, flow: &mut Flow, flags: u32) -> bool {
+    openers::mark(flow);
     let done = CONNTRACK.insert(key, flow, flags as u64).is_ok();
     if done {
         openers::note(key);
@@ -192,7 +193,7 @@ pub(crate) fn last_fresh() -> Result<&'static mut Flow, DropReason> {
 
 /// Puts the entry under the packet's key, also if the key is taken.
 #[inline(always)]
-pub(crate) fn replace(packet: &Packet, flow: &Flow) {
+pub(crate) fn replace(packet: &Packet, flow: &mut Flow) {
     // Without an entry the flow's packets still pass, by the slow path.
     let _ = put(&packet.key, flow, BPF_ANY);
 }

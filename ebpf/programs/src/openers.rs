@@ -2,7 +2,8 @@
 //!
 //! In: keys under which entries were put, and packets that change what a flow has shown. Out: [`Flow::KEPT`]; entries that are
 //! removed. Each CPU has a ring of the keys that it put last. A key that leaves the ring loses its entry unless the flow is kept,
-//! so a flood of unanswered flows has the length of the rings and no more. One pod keeps no more flows than its share;
+//! so a flood of unanswered flows has the length of the rings and no more. The entry says where its key is noted, since the ring may
+//! still have the key of an earlier flow. One pod keeps no more flows than its share;
 //! those beyond it work, and lose their entries like unanswered ones.
 
 use aya_ebpf::programs::TcContext;
@@ -59,6 +60,15 @@ fn value(global: &u32) -> u32 {
     unsafe { core::ptr::read_volatile(global) }
 }
 
+/// To be called before the entry is put and [`note`] is called.
+#[inline(always)]
+pub(crate) fn mark(flow: &mut Flow) {
+    if let Some(cursor) = CURSOR.get_ptr_mut(0) {
+        // SAFETY: a per-CPU element, and programs do not nest on one CPU.
+        flow.flags = Flow::noted_at(flow.flags, unsafe { *cursor });
+    }
+}
+
 /// Notes that an entry was put under the key.
 #[inline(never)]
 pub(crate) fn note(key: &FlowKey) {
@@ -72,7 +82,7 @@ pub(crate) fn note(key: &FlowKey) {
     // SAFETY: as above.
     let Some(noted) = OPENERS.get_ptr_mut(at).map(|noted| unsafe { &mut *noted }) else { return };
     if !is_same(noted, key)
-        && maps::flow(noted).is_some_and(|flow| flow.flags & Flow::KEPT == 0)
+        && maps::flow(noted).is_some_and(|flow| flow.flags & Flow::KEPT == 0 && flow.is_noted_at(at))
         && CONNTRACK.remove(&*noted).is_ok()
         && let Some(count) = EVICTIONS.get_ptr_mut(0)
     {

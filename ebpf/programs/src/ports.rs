@@ -102,6 +102,8 @@ pub(crate) fn claim_address(
 /// Whether a port was claimed.
 #[inline(never)]
 fn find(tries: u32) -> bool {
+    let Ok(reverse) = conntrack::last_fresh() else { return false };
+    openers::mark(reverse);
     let is_own_usable = search().is_some_and(|search| {
         let usable = search.port.wrapping_sub(search.first) < search.count;
         search.port = search.port.wrapping_sub(usable as u32);

@@ -130,7 +130,7 @@ pub(crate) fn put_translated(
 
 /// Puts the entry under a key that is taken by none or by an old flow. False: it is that of an open flow to another frontend.
 #[inline(never)]
-fn displaces(packet: &Packet, flow: &Flow, addressed: &SocketAddr) -> bool {
+fn displaces(packet: &Packet, flow: &mut Flow, addressed: &SocketAddr) -> bool {
     // A flow of the node with itself gets no other port: the order of its key's ends would depend on it.
     let is_own = packet.source.addr == packet.destination.addr;
     let other = if is_own { None } else { conntrack::entry(packet) };

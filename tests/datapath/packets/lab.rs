@@ -260,6 +260,14 @@ impl Lab {
         Ok(self.conntrack()?.iter().collect::<Result<_, _>>()?)
     }
 
+    pub(crate) fn has_flow(&self, source: SocketAddr, destination: SocketAddr, proto: Proto) -> Result<bool> {
+        let [source, destination] = [source, destination]
+            .map(|end| skep_abi::SocketAddr::new(end.ip().into(), Be16::new(end.port())));
+        let mut key = FlowKey::default();
+        key.locate(&source, &destination, proto);
+        Ok(self.conntrack()?.get(&key, 0).is_ok())
+    }
+
     /// Removes every flow entry, as the kernel does when it has no room.
     pub(crate) fn forget_flows(&self) -> Result<()> {
         let mut map = self.conntrack()?;

@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
+use aya::util::nr_cpus;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use skep_abi::logic::openers::ring_len;
 use skep_abi::{Addr, DropReason, Flow, Pod, Proto};
 use skep_netplan::Write;
 
-use super::frame::{ACK, Body, Frame, SYN};
+use super::frame::{ACK, Body, Frame, RST, SYN};
 use super::lab::{Lab, Verdict, World, at, port};
 use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, data};
 
@@ -149,6 +152,31 @@ fn a_pod_with_many_answered_flows_takes_no_more_than_its_share() -> Result<()> {
     ensure!(held(&lab)? == 0, "datagrams' flows live longer than 200 s");
     ask(&mut lab, 1)?;
     ensure!(held(&lab)? == 1, "a new flow is not kept");
+    Ok(())
+}
+
+/// A key leaves its ring later than its flow ends. A flow that has the key by then keeps its entry.
+#[test]
+fn a_key_that_a_new_flow_has_leaves_its_ring_without_the_flow() -> Result<()> {
+    const IN_FLIGHT: u16 = 5;
+    let mut lab = lab("pkor")?;
+    let mut cpu = CpuSet::new();
+    cpu.set(0);
+    sched_setaffinity(None, &cpu)?;
+    let ring = ring_len(ENTRIES, nr_cpus().map_err(|(what, error)| anyhow!("read {what}: {error}"))? as u32);
+    for world in World::ALL {
+        // Each flow begins shortly before the ring loses the key of the flow before it with the same ports.
+        let ports = ring as u16 - IN_FLIGHT + 1;
+        let flow = |number: u16| (at(world.a(), 10_000 + number % ports), at(world.b(), 81));
+        for number in 0..ports * 3 {
+            let (client, server) = flow(number);
+            goes_on(&mut lab, POD, &Frame::new(client, server, segment(SYN)))?;
+            let Some(before) = number.checked_sub(IN_FLIGHT) else { continue };
+            let (client, server) = flow(before);
+            ensure!(lab.has_flow(client, server, Proto::TCP)?, "flow {before} has lost its entry");
+            lab.run(POD, &Frame::new(client, server, segment(RST)).bytes())?;
+        }
+    }
     Ok(())
 }
 
