@@ -120,8 +120,8 @@ impl Flow {
         flags & ((1 << Flow::POSITION_SHIFT) - 1) | position << Flow::POSITION_SHIFT
     }
 
-    /// Whether the entry's key is noted at `position`. Without that a key whose flow ended, and that another flow has now, would take
-    /// the entry of this one.
+    /// Whether the entry's key is noted at `position`. If not, the key at that position is an ended flow's, and the entry under it
+    /// belongs to a newer flow with the same addresses and ports.
     #[inline(always)]
     pub const fn is_noted_at(&self, position: u32) -> bool {
         self.flags == Flow::noted_at(self.flags, position)
